@@ -1,0 +1,414 @@
+/*
+ * secmalloc.h - memory for keys, passwords and tokens
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ *
+ * secmalloc hands out memory that is locked (never in swap), fenced by guard
+ * pages, left out of core dumps, absent from forked children and, where the
+ * kernel has memfd_secret(2), invisible to every reader but the process
+ * itself.  A chunk can be sealed in place: its bytes become AEAD ciphertext,
+ * and only this process can open it again.
+ *
+ * General rules, true of every call below unless it says otherwise:
+ *
+ *  - 0 or a pointer means success.  -1 or NULL means failure: errno is set,
+ *    secmalloc_error() names the cause and the cure in one line, and nothing
+ *    has changed.  Calls that succeed leave errno alone.
+ *  - A mistake that means memory is corrupt (enum secmalloc_fault) is not an
+ *    error but a fault: on_fault is called, one fixed sentence goes to
+ *    stderr, the process aborts.  That path takes no lock and allocates
+ *    nothing.
+ *  - Every call is thread-safe, secmalloc_init and secmalloc_term excepted.
+ *    None but secmalloc_purge may be called from a signal handler.
+ *  - Checks come in this order: purged (ECANCELED), NULL or foreign pointer
+ *    (EINVAL), locked (EACCES), the state of the chunk.
+ *  - In a child made by fork under SECMALLOC_FORK_WIPE a pointer of the parent
+ *    gives ECHILD, for as long as the child lives.
+ *  - Nothing happens outside the library's own memory unless asked for: no
+ *    rlimit, dumpable flag, signal handler or environment variable is touched,
+ *    and nothing runs when the library is loaded.  Initialisation registers
+ *    pthread_atfork(3) handlers, once.
+ *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
+ *
+ * Calls and fields marked "not yet" are declared so that programs can be
+ * written against them; in this version they fail with ENOTSUP.
+ */
+#ifndef SECMALLOC_H
+#define SECMALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define SECMALLOC_ALLOC(...) __attribute__((malloc, alloc_size(__VA_ARGS__)))
+#define SECMALLOC_RESIZE(n) __attribute__((alloc_size(n)))
+#else
+#define SECMALLOC_ALLOC(...)
+#define SECMALLOC_RESIZE(n)
+#endif
+
+/** The version of this header; secmalloc_version() gives the library's. */
+#define SECMALLOC_VERSION "0.1.0"
+#define SECMALLOC_VERSION_MAJOR 0
+#define SECMALLOC_VERSION_MINOR 1
+#define SECMALLOC_VERSION_PATCH 0
+
+/** Protections: bits of `require` and `without`, and of what was granted. */
+#define SECMALLOC_LOCKED 0x01u      /* clear bytes never reach swap: mlock(2) */
+#define SECMALLOC_GUARDED 0x02u     /* inaccessible pages on both sides of each slab */
+#define SECMALLOC_NODUMP 0x04u      /* kernel core dumps leave the pages out: MADV_DONTDUMP */
+#define SECMALLOC_FORKSAFE 0x08u    /* a forked child holds nothing: WIPEONFORK or DONTFORK */
+#define SECMALLOC_HIDDEN 0x10u      /* memfd_secret(2): no reader but this process; the kernel
+				     * erases the pages even on SIGKILL */
+#define SECMALLOC_UNTRACEABLE 0x20u /* prctl(PR_SET_DUMPABLE, 0), process-wide: only when in
+				     * `require`; stays in force after secmalloc_term */
+
+/** Flags of secmalloc_config.flags. */
+#define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own; not yet */
+#define SECMALLOC_TRANSPARENT 0x02u  /* chunks open when touched; not yet */
+#define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key for speed; not yet */
+#define SECMALLOC_NO_THREAD 0x08u    /* no helper thread; this version never starts one */
+
+/** What a child made by fork gets: values of secmalloc_config.fork. */
+enum secmalloc_fork {
+	SECMALLOC_FORK_WIPE = 0, /* nothing; it may init anew */
+	SECMALLOC_FORK_KEEP = 1  /* its own locked copy under a new key; not yet */
+};
+
+/** Values of secmalloc_config.cipher and secmalloc_stats.cipher. */
+enum secmalloc_cipher {
+	SECMALLOC_CIPHER_AUTO = 0,          /* the fastest of those below that the CPU has */
+	SECMALLOC_CIPHER_XCHACHA20POLY1305, /* everywhere */
+	SECMALLOC_CIPHER_AES256GCM,         /* needs AES and CLMUL instructions */
+	SECMALLOC_CIPHER_AEGIS256,          /* not yet */
+	SECMALLOC_CIPHER_AEGIS128L          /* not yet */
+};
+
+/** What the program may do with a chunk's pages: secmalloc_protect(). */
+enum secmalloc_access {
+	SECMALLOC_NOACCESS = 0,
+	SECMALLOC_READONLY = 1,
+	SECMALLOC_READWRITE = 2
+};
+
+/** Mistakes that end the process; the words in quotes are in the sentence on stderr. */
+enum secmalloc_fault {
+	SECMALLOC_FAULT_DOUBLE_FREE = 1, /* "double free" */
+	SECMALLOC_FAULT_INVALID_FREE,    /* "invalid free": a foreign or interior pointer */
+	SECMALLOC_FAULT_OVERFLOW,        /* "overflow": the canary behind a chunk is damaged */
+	SECMALLOC_FAULT_UNDERFLOW,       /* "underflow": the canary in front of it is */
+	SECMALLOC_FAULT_WRITE_AFTER_FREE, /* "write after free": a free slot is no longer zero */
+	SECMALLOC_FAULT_INTERNAL         /* "internal": an invariant of the library broke */
+};
+
+/**
+ * struct secmalloc_config - what secmalloc_init is asked for
+ *
+ * Start from SECMALLOC_CONFIG_INIT; 0 in a field means its default.  Fields are
+ * only ever appended; struct_size tells the library how many the caller knows.
+ */
+struct secmalloc_config {
+	/** sizeof(struct secmalloc_config).  Smaller than the first release's: EINVAL.
+	 *  Larger: fine while every byte this library does not know is 0, else EINVAL. */
+	size_t struct_size;
+	/** Bytes a pool, rounded up to pages; guard pages lie inside it, so a little less can be
+	 *  handed out.  0: as large as may be locked, at most 1 MiB, at least 4 pages, and at
+	 *  most half of RLIMIT_MEMLOCK for all initial pools.  An explicit size never shrinks. */
+	size_t pool_size;
+	/** Pools mapped, guarded, locked and touched before init returns, so that privileges can
+	 *  be dropped afterwards.  0: 1. */
+	unsigned initial_pools;
+	/** At most this many pools.  0: no limit.  Less than initial_pools: EINVAL. */
+	unsigned max_pools;
+	/** Protections without which init fails, and without which no later pool is added.
+	 *  0: LOCKED | GUARDED | NODUMP | FORKSAFE, less what `without` names. */
+	unsigned require;
+	/** Protections not to try.  A bit in both `require` and `without`: EINVAL.  LOCKED here
+	 *  keeps HIDDEN from being tried too (hidden pages are always locked), unless required. */
+	unsigned without;
+	/** SECMALLOC_ISOLATE, _TRANSPARENT, _KEY_RESIDENT, _NO_THREAD. */
+	unsigned flags;
+	/** enum secmalloc_fork */
+	unsigned fork;
+	/** enum secmalloc_cipher; ENOTSUP where the build or the CPU lacks it. */
+	unsigned cipher;
+	/** Random bytes hashed into the key (OpenSSH shields keys with 16384).  0: 32.
+	 *  Other than 32: not yet. */
+	size_t prekey_size;
+	/** How often the key's halves are re-randomised, at the next use of the key.  0: 500. */
+	unsigned resplit_ms;
+	/** An open chunk closes by itself after this long.  0: never.  Not yet. */
+	unsigned reseal_ms;
+	/** Transparent mode: bytes that may be clear at once.  0: 1 MiB.  Not yet. */
+	size_t clear_limit;
+	/** Transparent mode: where ciphertext is kept.  NULL: in memory.  Not yet. */
+	const char *store_dir;
+	/** Where the master key comes from.  NULL: random.  Not yet. */
+	int (*key_provider)(unsigned char key[32], void *arg);
+	void *key_arg;
+	/** Called on a fault before the sentence is written and the process aborts, with the
+	 *  kind, the pointer concerned and fault_arg.  Locks of the library may be held: it must
+	 *  not call the library (secmalloc_purge excepted).  It may leave with _exit. */
+	void (*on_fault)(enum secmalloc_fault kind, const void *ptr, void *arg);
+	void *fault_arg;
+};
+
+#define SECMALLOC_CONFIG_INIT { .struct_size = sizeof(struct secmalloc_config) }
+
+/** struct secmalloc_stats - what is going on; start from SECMALLOC_STATS_INIT */
+struct secmalloc_stats {
+	size_t struct_size;
+	uint64_t pools;            /* pools mapped now */
+	uint64_t pool_bytes;       /* bytes in them, guard pages inside them included */
+	uint64_t locked_bytes;     /* bytes locked: pools and the key's pages */
+	uint64_t chunks;           /* live chunks */
+	uint64_t chunks_encrypted; /* those of them that are closed */
+	uint64_t bytes;            /* bytes asked for, in live chunks */
+	uint64_t bytes_clear;      /* those of them in open chunks */
+	uint64_t bytes_high_water; /* the most that `bytes` has been since init */
+	uint64_t seals;            /* chunks closed since init */
+	uint64_t unseals;          /* chunks opened since init */
+	uint64_t reseals;          /* chunks closed by timer; not yet, 0 */
+	uint64_t tampered;         /* openings refused with EBADMSG */
+	uint64_t faults_served;    /* transparent mode; not yet, 0 */
+	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
+	unsigned granted;          /* protection bits that hold for every pool */
+	unsigned cipher;           /* enum secmalloc_cipher in use */
+	unsigned mode;             /* transparent mode's engine; not yet, 0 */
+};
+
+#define SECMALLOC_STATS_INIT { .struct_size = sizeof(struct secmalloc_stats) }
+
+/* ------------------------------------------------------------- lifecycle */
+
+/**
+ * secmalloc_init - map, guard, lock and touch the first pools, and make the key
+ *
+ * Call it early, while the process may still lock memory.  A program that never
+ * calls it starts with the defaults at its first allocation.
+ *
+ * Args:    c  what is wanted; NULL: every default.  Not kept: the caller may free it.
+ * Returns: 0, or -1 with nothing left behind and errno
+ *          EALREADY  running already; it goes on unchanged
+ *          EINVAL    a field out of range, unknown bits, or struct_size wrong
+ *          EPERM     locking is not allowed: RLIMIT_MEMLOCK is 0
+ *          ENOMEM    over RLIMIT_MEMLOCK or out of memory
+ *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused
+ *          EAGAIN    the kernel's random generator is not ready
+ *          another   what the system call named in secmalloc_error() failed with
+ * Threads: one at a time, and no other call meanwhile.
+ * Cost:    about 3 ms for a hidden pool of 1 MiB, 0.4 ms for one that is only locked.
+ */
+int secmalloc_init(const struct secmalloc_config *c);
+
+/**
+ * secmalloc_term - wipe and unmap everything
+ *
+ * Chunks still live are wiped too and their number is kept in live_at_term.  Their
+ * pointers are foreign from now on.  secmalloc_init may follow.
+ *
+ * Returns: 0, also when not running.
+ * Threads: no other call meanwhile.
+ */
+int secmalloc_term(void);
+
+/* ---------------------------------------------------------------- memory */
+
+/**
+ * secmalloc - allocate a chunk of secure memory
+ *
+ * The bytes are zero, aligned to 16 and open (clear).  Size 0 gives a unique pointer
+ * to no bytes.  Chunks up to 16 KiB share slabs with others of about their size; a
+ * larger one has pages of its own and ends, within its alignment, at a guard page.
+ *
+ * Returns: the chunk, or NULL with errno
+ *          ENOMEM  no memory that carries every required protection is to be had, max_pools
+ *                  is reached, or size is above the cipher's message limit
+ *          and, when this first call starts the library, all that secmalloc_init gives.
+ * Cost:    under 0.1 µs for small chunks in an existing slab.
+ */
+void *secmalloc(size_t size) SECMALLOC_ALLOC(1);
+
+/** seccalloc - as secmalloc(nmemb * size).  Returns: as secmalloc; ENOMEM on overflow. */
+void *seccalloc(size_t nmemb, size_t size) SECMALLOC_ALLOC(1, 2);
+
+/**
+ * secrealloc - change the size of a chunk, moving it if need be
+ *
+ * Bytes up to the smaller size are kept, grown bytes are zero, a place left behind is
+ * wiped.  A sealed chunk stays sealed.  What secmalloc_protect set stays in force, and
+ * alignment beyond 16 is kept only when the chunk does not move.
+ *
+ * Args:    ptr   NULL: as secmalloc(size).  A bad pointer is a fault, as in secfree.
+ *          size  0: as secfree(ptr), and NULL is returned with errno unchanged.
+ * Returns: the chunk, or NULL and the old chunk is untouched, with errno
+ *          ENOMEM   as secmalloc; a protected chunk (secmalloc_protect) that would have to
+ *                   shrink into a slab stays on pages of its own
+ *          EBADMSG  a closed chunk was tampered with; it stays closed
+ *          EACCES   locked
+ *          ECHILD   the parent's chunk
+ *          EBUSY    held and it would have to move (not yet)
+ */
+void *secrealloc(void *ptr, size_t size) SECMALLOC_RESIZE(2);
+
+/**
+ * secaligned_alloc - as secmalloc, aligned
+ *
+ * Args:    alignment  a power of two, at most a page
+ * Returns: as secmalloc; EINVAL for another alignment.
+ */
+void *secaligned_alloc(size_t alignment, size_t size) SECMALLOC_RESIZE(2);
+
+/**
+ * secfree - wipe a chunk and give it back
+ *
+ * An open or closed chunk alike; NULL does nothing.  Faults: DOUBLE_FREE, INVALID_FREE,
+ * OVERFLOW, UNDERFLOW.  Keeps errno.  In a child a parent's chunk is left alone.
+ */
+void secfree(void *ptr);
+
+/** secstrdup - a copy of the string s in a new chunk.  NULL: EINVAL; else as secmalloc. */
+char *secstrdup(const char *s);
+
+/** secstrndup - a copy of at most n bytes of s, and a NUL.  NULL: EINVAL; else as secmalloc. */
+char *secstrndup(const char *s, size_t n);
+
+/**
+ * secmalloc_usable_size - exactly the size that was asked for
+ *
+ * Returns: the size; 0 for NULL; 0 with EINVAL for what is not the start of a live chunk
+ *          (ECHILD: the parent's).  Works while locked and after purge.
+ */
+size_t secmalloc_usable_size(const void *ptr);
+
+/** secmalloc_owns - 1 if ptr is the start of a live chunk, else 0; never faults or fails. */
+int secmalloc_owns(const void *ptr);
+
+/**
+ * secmalloc_protect - what the program may do with the pages of a large chunk
+ *
+ * Holds for the chunk open or closed; the library lifts it for its own work on the chunk
+ * and restores it.  secrealloc keeps it.  A new chunk is SECMALLOC_READWRITE.
+ *
+ * Returns: 0, or -1 with errno
+ *          EINVAL   NULL, foreign, interior or freed pointer; unknown access
+ *          ENOTSUP  the chunk shares its pages with others (it is 16 KiB or smaller)
+ *          ENOMEM   mprotect(2) failed: vm.max_map_count
+ *          ECHILD, EACCES, ECANCELED as in the general rules
+ * Cost:    one mprotect(2), 2 to 10 µs.
+ */
+int secmalloc_protect(void *ptr, enum secmalloc_access a);
+
+/** secmemcmp - compare n bytes in a time that depends on n only: 0 equal, -1 not. */
+int secmemcmp(const void *a, const void *b, size_t n);
+
+/** secmemzero - zero n bytes, never optimised away. */
+void secmemzero(void *p, size_t n);
+
+/* --------------------------------------------------------------- sealing */
+
+/*
+ * A closed chunk's bytes are AEAD ciphertext, under a nonce never used before with that
+ * key; tag and nonce lie out of line.  The associated data binds address, size and
+ * generation, so a flipped bit, two chunks swapped or older bytes put back are refused.
+ *
+ * A closed chunk may be read (ciphertext).  Writing it is tampering, found when it is
+ * opened.  Touch content only while no other thread may close it: a write that overlaps a
+ * close loses the chunk (EBADMSG), and its bytes may lie clear.
+ */
+
+/**
+ * secmalloc_encrypt - close a chunk: ciphertext in place
+ *
+ * Returns: 0, also if it was closed already, or -1 with errno
+ *          EINVAL  NULL, foreign, interior or freed pointer
+ *          EBUSY   held (not yet)
+ *          ECHILD, EACCES, ECANCELED as in the general rules
+ * Faults:  OVERFLOW, UNDERFLOW
+ * Cost:    the AEAD's (0.15 µs for 32 B of AES-256-GCM), and some 0.3 µs for the key.
+ */
+int secmalloc_encrypt(void *ptr);
+
+/**
+ * secmalloc_decrypt - open a chunk
+ *
+ * Returns: 0, also if it was open already, or -1 with errno
+ *          EBADMSG  tampered with: it stays closed, its bytes are as they were, and no
+ *                   plaintext was released
+ *          ENOMEM   its page cannot be locked
+ *          EINVAL, ECHILD, EACCES, ECANCELED as secmalloc_encrypt
+ */
+int secmalloc_decrypt(void *ptr);
+
+/**
+ * secmalloc_encrypt_all, secmalloc_decrypt_all - every chunk they can
+ *
+ * Returns: 0, also when not running, or -1 with the errno of the first chunk that could
+ *          not be closed or opened; the others are.
+ */
+int secmalloc_encrypt_all(void);
+int secmalloc_decrypt_all(void);
+
+/** secmalloc_is_encrypted - 1 closed, 0 open, -1 with EINVAL (ECHILD: the parent's). */
+int secmalloc_is_encrypted(const void *ptr);
+
+/** secmalloc_hold - open a chunk and keep it open until released.  Not yet. */
+int secmalloc_hold(void *ptr);
+
+/** secmalloc_release - undo one secmalloc_hold.  Not yet. */
+int secmalloc_release(void *ptr);
+
+/* -------------------------------------------------- keys and emergencies */
+
+/** secmalloc_rekey - a new master key; closed chunks are carried over.  Not yet. */
+int secmalloc_rekey(void);
+
+/** secmalloc_lock - close everything and wrap the key under material.  Not yet. */
+int secmalloc_lock(const void *material, size_t len);
+
+/** secmalloc_unlock - undo secmalloc_lock.  Not yet. */
+int secmalloc_unlock(const void *material, size_t len);
+
+/**
+ * secmalloc_purge - destroy all keys and open chunks at once.
+ *
+ * Not yet: in this version it changes nothing but errno, which becomes ENOTSUP.
+ */
+void secmalloc_purge(void);
+
+/* --------------------------------------------------------- what is going on */
+
+/**
+ * secmalloc_stats - fill in what both sides know, zero the rest of the caller's
+ *
+ * Before init and after term every field but struct_size and live_at_term is 0.  The
+ * fields are read one by one while other threads work: each is true of some moment.
+ *
+ * Returns: 0, or -1 with EINVAL: s is NULL or its struct_size is less than a size_t.
+ */
+int secmalloc_stats(struct secmalloc_stats *s);
+
+/**
+ * secmalloc_error - the cause and the cure of the calling thread's last failure
+ *
+ * Returns: one line without newline, valid until the thread's next failure; "no error"
+ *          before the first.  Never NULL.
+ */
+const char *secmalloc_error(void);
+
+/** secmalloc_version - the library's version, as SECMALLOC_VERSION. */
+const char *secmalloc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#undef SECMALLOC_ALLOC
+#undef SECMALLOC_RESIZE
+
+#endif /* SECMALLOC_H */

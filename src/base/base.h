@@ -1,0 +1,205 @@
+/* base.h - the words every room speaks. Floor 0: includes nothing of the house. */
+#ifndef SM_BASE_H
+#define SM_BASE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <secmalloc.h>
+
+#define SM_COLD __attribute__((cold, noinline))
+#define SM_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define SM_LIKELY(x) __builtin_expect(!!(x), 1)
+#define SM_TLS _Thread_local __attribute__((tls_model("initial-exec")))
+
+/* ------------------------------------------------------------------ sizes */
+
+/** sm_round_up - n rounded up to a multiple of step, a power of two; wraps to 0 past SIZE_MAX */
+static inline size_t
+sm_round_up(size_t n, size_t step)
+{
+	return (n + step - 1) & ~(step - 1);
+}
+
+/** sm_min_size - the smaller of two */
+static inline size_t
+sm_min_size(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+/* ------------------------------------------------------------------- wipe */
+
+/** sm_wipe - zero n bytes, never optimised away */
+void sm_wipe(void *p, size_t n);
+
+/**
+ * sm_wipe_traces - clear what a primitive left behind: dead stack below the caller's frame
+ * (SM_TRACE_BYTES) and the vector registers
+ *
+ * Call it from the function that called the primitive.  Cost: about 40 ns.
+ */
+#define SM_TRACE_BYTES 2048u
+void sm_wipe_traces(void);
+
+/* -------------------------------------------------------------------- die */
+
+/**
+ * sm_die - report a fault and abort; takes no lock, allocates nothing
+ *
+ * Args: ptr  handed to on_fault.
+ */
+_Noreturn SM_COLD void sm_die(enum secmalloc_fault kind, const void *ptr);
+
+/** sm_assert - an invariant of the house; broken, it is the fault INTERNAL */
+#define sm_assert(x) (SM_LIKELY(x) ? (void)0 : sm_die(SECMALLOC_FAULT_INTERNAL, NULL))
+
+/** sm_check - an invariant too dear for every build: --enable-checking */
+#ifdef SM_CHECKING
+#define sm_check(x) sm_assert(x)
+#else
+#define sm_check(x) ((void)sizeof(x))
+#endif
+
+/* ------------------------------------------------------------------ locks */
+
+/*
+ * A lock's rank is floor * 16 plus a number.  Holding one, a thread takes only lower ones;
+ * checking builds assert it.  Every rank there is, is named here.
+ */
+enum sm_rank {
+	SM_RANK_KEY = 3 * 16 + 0,      /* key: the two halves */
+	SM_RANK_POOL = 3 * 16 + 4,     /* heap: regions, pools, page runs */
+	SM_RANK_CLASS = 3 * 16 + 5,    /* heap: the slabs of one size class */
+	SM_RANK_KEY_SLOT = 3 * 16 + 8, /* key: one scratch slot; lent while heap works */
+	SM_RANK_CHUNK = 4 * 16 + 0,    /* seal: one chunk's record and bytes */
+	SM_RANK_LIFE = 6 * 16 + 0      /* front: start, stop, fork */
+};
+
+/** A lock of 4 bytes, so that each record can have one; all zero: free. */
+struct sm_lock {
+	_Atomic uint32_t word; /* 0 free, 1 taken */
+};
+
+SM_COLD void sm_lock_wait(struct sm_lock *l);
+void sm_lock_note_taken(unsigned rank);
+void sm_lock_note_released(unsigned rank);
+
+/** sm_lock_take - take; waits by spinning, then yielding, then sleeping up to 1 ms a turn */
+static inline void
+sm_lock_take(struct sm_lock *l, enum sm_rank rank)
+{
+#ifdef SM_CHECKING
+	sm_lock_note_taken(rank);
+#else
+	(void)rank;
+#endif
+	if (!SM_LIKELY(atomic_exchange_explicit(&l->word, 1, memory_order_acquire) == 0))
+		sm_lock_wait(l);
+}
+
+/** sm_lock_release - release what this thread took */
+static inline void
+sm_lock_release(struct sm_lock *l, enum sm_rank rank)
+{
+#ifdef SM_CHECKING
+	sm_lock_note_released(rank);
+#else
+	(void)rank;
+#endif
+	atomic_store_explicit(&l->word, 0, memory_order_release);
+}
+
+/** sm_locks_forget - in a forked child: no lock is held by the calling thread */
+void sm_locks_forget(void);
+
+/* ----------------------------------------------------------------- config */
+
+/** What was resolved at start; read-only pages from then until stop, zero in a forked child. */
+struct sm_config {
+	_Atomic uint64_t mark;  /* not 0: running, and not a forked child */
+	uint64_t canary;        /* secret of the canaries */
+	size_t page_bytes;      /* power of two */
+	size_t pool_bytes;      /* multiple of page_bytes, never 0 once running */
+	bool pool_auto;         /* pool_bytes was chosen by us */
+	unsigned initial_pools; /* >= 1 */
+	unsigned max_pools;     /* >= initial_pools */
+	unsigned require;       /* protections; disjoint from without */
+	unsigned without;
+	unsigned cipher; /* enum secmalloc_cipher as asked, AUTO allowed */
+	unsigned resplit_ms;
+	void (*on_fault)(enum secmalloc_fault, const void *, void *);
+	void *fault_arg;
+};
+
+/** The frozen config; never NULL: all zero while not running. */
+extern _Atomic(const struct sm_config *) sm_config_now;
+extern const struct sm_config sm_config_none;
+
+/** sm_config - the config in force */
+static inline const struct sm_config *
+sm_config(void)
+{
+	return atomic_load_explicit(&sm_config_now, memory_order_acquire);
+}
+
+/** sm_config_runs - the library is started, in this very process */
+static inline bool
+sm_config_runs(const struct sm_config *c)
+{
+	return atomic_load_explicit(&((struct sm_config *)(uintptr_t)c)->mark,
+		       memory_order_acquire) != 0;
+}
+
+/** sm_config_check - the invariants of a frozen config */
+void sm_config_check(const struct sm_config *c);
+
+/* --------------------------------------------------------------- counters */
+
+/** What stats reports; each is changed by relaxed atomics. */
+struct sm_counters {
+	_Atomic uint64_t pools, pool_bytes, locked_bytes;
+	_Atomic uint64_t chunks, chunks_encrypted, bytes, bytes_encrypted, bytes_high_water;
+	_Atomic uint64_t seals, unseals, tampered, live_at_term;
+};
+extern struct sm_counters sm_count;
+
+static inline void
+sm_count_add(_Atomic uint64_t *n, uint64_t by)
+{
+	atomic_fetch_add_explicit(n, by, memory_order_relaxed);
+}
+
+static inline void
+sm_count_sub(_Atomic uint64_t *n, uint64_t by)
+{
+	atomic_fetch_sub_explicit(n, by, memory_order_relaxed);
+}
+
+static inline uint64_t
+sm_count_get(_Atomic uint64_t *n)
+{
+	return atomic_load_explicit(n, memory_order_relaxed);
+}
+
+/** sm_count_bytes - live bytes grew by this much: keeps the high water */
+void sm_count_bytes(uint64_t by);
+
+/** sm_count_reset - all to 0 but live_at_term */
+void sm_count_reset(void);
+
+/* ------------------------------------------------------------ last error */
+
+/**
+ * sm_fail - note the cause and cure of this thread's failure, and hand the errno value on
+ *
+ * The text must hold no secret.  Allocates nothing.  Keeps errno.  Returns: e.
+ */
+SM_COLD int sm_fail(int e, const char *fmt, ...) SM_PRINTF(2, 3);
+
+/** sm_error_text - what sm_fail noted last in this thread, or "no error" */
+const char *sm_error_text(void);
+
+#endif

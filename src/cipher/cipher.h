@@ -1,0 +1,53 @@
+/*
+ * cipher.h - one AEAD, chosen once at start and self-tested. Floor 2.
+ *
+ * Knows bytes, not allocations. Keys are 32 bytes, tags 16; the nonce is a counter that the
+ * caller never repeats under one key (NIST SP 800-38D, 8.2.1: deterministic construction).
+ */
+#ifndef SM_CIPHER_H
+#define SM_CIPHER_H
+
+#include "base/base.h"
+
+#define SM_KEY_BYTES 32u
+#define SM_TAG_BYTES 16u
+#define SM_CIPHER_STATE_BYTES 512u /* the largest expanded key: crypto_aead_aes256gcm_state */
+
+/** One message: encrypted or decrypted in place. */
+struct sm_message {
+	unsigned char *bytes;
+	size_t n;
+	unsigned char *tag; /* SM_TAG_BYTES, out of line */
+	uint64_t nonce;
+	const void *ad; /* associated data: authenticated, not stored */
+	size_t ad_bytes;
+};
+
+/**
+ * sm_cipher_start - choose the AEAD and run its known-answer tests
+ *
+ * Args:    which  enum secmalloc_cipher
+ * Returns: 0; ENOTSUP: the build or the CPU lacks it; EIO: it computes wrong answers.
+ */
+int sm_cipher_start(unsigned which);
+
+/** sm_cipher_id - enum secmalloc_cipher in use */
+unsigned sm_cipher_id(void);
+
+/** sm_cipher_limit - the longest message in bytes */
+size_t sm_cipher_limit(void);
+
+/** sm_cipher_expand - key to state: SM_CIPHER_STATE_BYTES aligned to 64, on locked pages */
+void sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES]);
+
+/** sm_cipher_seal - encrypt in place and write the tag; leaves no trace on the stack */
+void sm_cipher_seal(const void *state, const struct sm_message *m);
+
+/**
+ * sm_cipher_open - verify and decrypt in place; leaves no trace on the stack
+ *
+ * Returns: 0; EBADMSG: forged, every byte is as it was and no plaintext was written.
+ */
+int sm_cipher_open(const void *state, const struct sm_message *m);
+
+#endif

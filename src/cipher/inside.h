@@ -1,0 +1,35 @@
+/* cipher/inside.h - one AEAD of libsodium behind one shape */
+#ifndef SM_CIPHER_INSIDE_H
+#define SM_CIPHER_INSIDE_H
+
+#include "cipher/cipher.h"
+
+#define SM_NONCE_BYTES 24u /* the longest; shorter ones use the first bytes */
+
+/** A message with the nonce spelled out, so that published vectors can be tested. */
+struct sm_raw {
+	unsigned char *bytes;
+	size_t n;
+	unsigned char *tag;
+	const unsigned char *nonce;
+	const void *ad;
+	size_t ad_bytes;
+};
+
+struct sm_aead {
+	enum secmalloc_cipher id;
+	const char *name;
+	bool (*available)(void);
+	size_t (*limit)(void);
+	void (*expand)(void *state, const unsigned char *key);
+	void (*seal)(const void *state, const struct sm_raw *r);
+	/* 0 or -1; verify only, writing nothing, where write is false */
+	int (*open)(const void *state, const struct sm_raw *r, bool write);
+	/* a published vector: key, nonce, text and associated data, and the tag they give */
+	const unsigned char *key, *nonce, *text, *ad, *tag;
+	size_t text_bytes, ad_bytes;
+};
+
+extern const struct sm_aead sm_aead_xchacha20poly1305, sm_aead_aes256gcm;
+
+#endif

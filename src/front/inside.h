@@ -1,0 +1,42 @@
+/* front/inside.h - what api, life and stats share */
+#ifndef SM_FRONT_INSIDE_H
+#define SM_FRONT_INSIDE_H
+
+#include "base/base.h"
+
+/**
+ * sm_front_resolve - check what the caller asked for and fill in the defaults
+ *
+ * Returns: 0; EINVAL: a field out of range; ENOTSUP: a field that waits for a later version.
+ */
+int sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out);
+
+/**
+ * sm_front_copy_config - the caller's struct, whatever its size, in ours
+ *
+ * Args: c  NULL: every default
+ * Returns: 0; EINVAL: struct_size too small, or an unknown tail that is not zero.
+ */
+int sm_front_copy_config(const struct secmalloc_config *c, struct secmalloc_config *out);
+
+/** sm_life_init, sm_life_term - as secmalloc_init and secmalloc_term, errno values returned */
+int sm_life_init(const struct secmalloc_config *c);
+void sm_life_term(void);
+
+/** sm_life_settle - slow half of sm_life_runs: in a forked child, take the inheritance apart */
+SM_COLD bool sm_life_settle(void);
+
+/** sm_life_start - before a first allocation: the defaults, or in a child the parent's config */
+SM_COLD int sm_life_start(void);
+
+/** sm_life_runs - started, and not a forked child's leftover */
+static inline bool
+sm_life_runs(void)
+{
+	return SM_LIKELY(sm_config_runs(sm_config())) || sm_life_settle();
+}
+
+/** sm_life_granted - protection bits that hold */
+unsigned sm_life_granted(void);
+
+#endif

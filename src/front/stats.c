@@ -1,0 +1,54 @@
+#include "front/inside.h"
+
+#include "cipher/cipher.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void
+fill(struct secmalloc_stats *s)
+{
+	uint64_t sealed = sm_count_get(&sm_count.bytes_encrypted);
+
+	s->pools = sm_count_get(&sm_count.pools);
+	s->pool_bytes = sm_count_get(&sm_count.pool_bytes);
+	s->locked_bytes = sm_count_get(&sm_count.locked_bytes);
+	s->chunks = sm_count_get(&sm_count.chunks);
+	s->chunks_encrypted = sm_count_get(&sm_count.chunks_encrypted);
+	s->bytes = sm_count_get(&sm_count.bytes);
+	s->bytes_clear = s->bytes > sealed ? s->bytes - sealed : 0;
+	s->bytes_high_water = sm_count_get(&sm_count.bytes_high_water);
+	s->seals = sm_count_get(&sm_count.seals);
+	s->unseals = sm_count_get(&sm_count.unseals);
+	s->tampered = sm_count_get(&sm_count.tampered);
+	s->granted = sm_life_granted();
+	s->cipher = sm_cipher_id();
+}
+
+static int
+stats(struct secmalloc_stats *caller)
+{
+	struct secmalloc_stats s = { 0 };
+	size_t theirs;
+
+	if (!caller || caller->struct_size < sizeof(caller->struct_size))
+		return sm_fail(EINVAL, "secmalloc_stats needs a struct: start from "
+				       "SECMALLOC_STATS_INIT");
+	if (sm_life_runs())
+		fill(&s);
+	s.live_at_term = sm_count_get(&sm_count.live_at_term);
+	theirs = s.struct_size = caller->struct_size;
+	memset(caller, 0, theirs);
+	memcpy(caller, &s, sm_min_size(theirs, sizeof(s)));
+	return 0;
+}
+
+int
+secmalloc_stats(struct secmalloc_stats *s)
+{
+	int e = stats(s);
+
+	if (e)
+		errno = e;
+	return e ? -1 : 0;
+}

@@ -1,0 +1,22 @@
+/* os/inside.h - what differs from one kernel to another: one file each, picked by configure */
+#ifndef SM_OS_INSIDE_H
+#define SM_OS_INSIDE_H
+
+#include "os/os.h"
+
+/** sm_sys_hidden - shared pages that no other process can read, unlocked by nobody; ENOTSUP */
+int sm_sys_hidden(size_t bytes, void **out);
+/** sm_sys_hibernates - hidden pages would keep this machine from hibernating */
+bool sm_sys_hibernates(void);
+int sm_sys_nodump(void *p, size_t n);
+int sm_sys_wipe_on_fork(void *p, size_t n);
+int sm_sys_absent_in_fork(void *p, size_t n);
+/** sm_sys_touch - fault each page in, by a system call, so that a failure is no signal */
+int sm_sys_touch(void *p, size_t n);
+/** sm_sys_move - move the pages of an area into a reservation */
+int sm_sys_move(void *from, size_t n, void *to);
+bool sm_sys_may_lock_all(void);
+int sm_sys_random(void *p, size_t n);
+int sm_sys_undumpable(void);
+
+#endif

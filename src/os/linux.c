@@ -1,0 +1,140 @@
+#include "os/inside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447 /* the same on every architecture */
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+static int
+advise(void *p, size_t n, int what)
+{
+	return madvise(p, n, what) ? errno : 0;
+}
+
+int
+sm_sys_nodump(void *p, size_t n)
+{
+	return advise(p, n, MADV_DONTDUMP);
+}
+
+int
+sm_sys_wipe_on_fork(void *p, size_t n)
+{
+	return advise(p, n, MADV_WIPEONFORK);
+}
+
+int
+sm_sys_absent_in_fork(void *p, size_t n)
+{
+	return advise(p, n, MADV_DONTFORK);
+}
+
+/* The descriptor is closed at once: with it open, pidfd_getfd(2) and mmap read the pages. */
+int
+sm_sys_hidden(size_t bytes, void **out)
+{
+	int fd = (int)syscall(SYS_memfd_secret, (unsigned)O_CLOEXEC);
+	int e = 0;
+	void *p;
+
+	if (fd < 0)
+		return errno;
+	if (ftruncate(fd, (off_t)bytes) < 0) {
+		e = errno;
+		goto close_fd;
+	}
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		e = errno;
+	else
+		*out = p;
+close_fd:
+	close(fd);
+	return e;
+}
+
+/* Documentation/power/swsusp: resume= names the device; 0:0 says there is none */
+bool
+sm_sys_hibernates(void)
+{
+	char dev[16];
+	int fd = open("/sys/power/resume", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return false;
+	n = read(fd, dev, sizeof(dev) - 1);
+	close(fd);
+	if (n <= 0)
+		return false;
+	dev[n] = '\0';
+	dev[strcspn(dev, "\n")] = '\0';
+	return strcmp(dev, "0:0") != 0;
+}
+
+/* memfd_secret has no MAP_POPULATE, and a page that can't be had would be SIGBUS */
+int
+sm_sys_touch(void *p, size_t n)
+{
+	for (size_t at = 0; at < n; at += sm_os_page_bytes()) {
+		unsigned char *byte = (unsigned char *)p + at;
+
+		if (getrandom(byte, 1, GRND_NONBLOCK) != 1)
+			return errno == EFAULT ? ENOMEM : errno;
+		*byte = 0;
+	}
+	return 0;
+}
+
+int
+sm_sys_move(void *from, size_t n, void *to)
+{
+	return mremap(from, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED ? errno : 0;
+}
+
+bool
+sm_sys_may_lock_all(void)
+{
+	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &head, data) < 0)
+		return false;
+	return data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK);
+}
+
+int
+sm_sys_random(void *p, size_t n)
+{
+	unsigned char *at = p;
+
+	while (n > 0) {
+		ssize_t got = getrandom(at, n, GRND_NONBLOCK);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? errno : EIO;
+		at += got;
+		n -= (size_t)got;
+	}
+	return 0;
+}
+
+int
+sm_sys_undumpable(void)
+{
+	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ? errno : 0;
+}

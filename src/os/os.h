@@ -1,0 +1,85 @@
+/*
+ * os.h - pages: get, guard, lock, hide, give back. Floor 1.
+ *
+ * Says truthfully what it could not do: protections that hold come back as SECMALLOC_ bits.
+ * Every call that can fail returns 0 or an errno value, with sm_error_text() set.
+ */
+#ifndef SM_OS_H
+#define SM_OS_H
+
+#include "base/base.h"
+
+/** Pages that belong to us: whole pages, always. */
+struct sm_area {
+	unsigned char *base; /* NULL: none */
+	size_t bytes;	     /* multiple of the page */
+	unsigned granted;    /* SECMALLOC_ bits that hold for every page */
+};
+
+/** What an area must have, and what not to try. */
+struct sm_wish {
+	unsigned require; /* without these: an error, and nothing is left behind */
+	unsigned without;
+};
+
+/** sm_os_page_bytes - the page size, a power of two */
+size_t sm_os_page_bytes(void);
+
+/** sm_os_now_ms - a monotonic clock */
+uint64_t sm_os_now_ms(void);
+
+/** sm_os_lock_limit - bytes this process may lock in all; SIZE_MAX: no limit */
+size_t sm_os_lock_limit(void);
+
+/** sm_os_random - n bytes from the kernel's generator. EAGAIN: it is not seeded yet. */
+int sm_os_random(void *p, size_t n);
+
+/** sm_os_undumpable - make the process undumpable, which refuses ptrace by the same user */
+int sm_os_undumpable(void);
+
+/**
+ * sm_os_reserve - address space without access, memory or lock charge, left out of dumps
+ *
+ * Returns: 0; ENOMEM: no such room in the address space (RLIMIT_AS, or MCL_FUTURE in force).
+ */
+int sm_os_reserve(size_t bytes, void **out);
+
+/** sm_os_unreserve - give a reservation back, with all that was placed in it */
+void sm_os_unreserve(void *base, size_t bytes);
+
+/** sm_os_commit - make a part of a reservation plain read-write memory: for records, no secrets */
+int sm_os_commit(void *base, size_t bytes);
+
+/** sm_os_freeze - make pages read-only */
+int sm_os_freeze(void *base, size_t bytes);
+
+/**
+ * sm_os_obtain - pages for secrets, placed inside a reservation: hidden, else anonymous and locked
+ *
+ * On success every page is mapped read-write, touched and zero; a->granted holds LOCKED, NODUMP,
+ * FORKSAFE and HIDDEN as they were granted, and GUARDED unless unwished (the caller guards).
+ *
+ * Args:    at  page in a reservation of ours, nothing placed there
+ * Returns: 0; EPERM: locking not allowed; ENOMEM: over the limit, or no memory; ENOTSUP: another
+ *          required protection refused.
+ */
+int sm_os_obtain(void *at, size_t bytes, const struct sm_wish *w, struct sm_area *a);
+
+/** sm_os_release - give pages back and reserve their addresses again; the caller has wiped them */
+void sm_os_release(struct sm_area *a);
+
+/** sm_os_guard - take all access to pages away. ENOMEM: vm.max_map_count. */
+int sm_os_guard(void *base, size_t bytes);
+
+/** sm_os_access - allow access to pages again. ENOMEM: vm.max_map_count. */
+int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
+
+/**
+ * sm_os_cover - in a forked child: leave no hole and no page where the parent had pages
+ *
+ * Args: hole  the pages were not inherited (MADV_DONTFORK): what has been mapped there since is
+ *             not ours and stays.
+ */
+void sm_os_cover(void *base, size_t bytes, bool hole);
+
+#endif

@@ -1,0 +1,90 @@
+/* For kernels without a file of their own: plain POSIX, and the truth about what that lacks. */
+#include "os/inside.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MAP_ANONYMOUS
+#define MAP_ANONYMOUS MAP_ANON
+#endif
+
+int
+sm_sys_hidden(size_t bytes, void **out)
+{
+	(void)bytes;
+	(void)out;
+	return ENOTSUP;
+}
+
+bool
+sm_sys_hibernates(void)
+{
+	return false;
+}
+
+int
+sm_sys_nodump(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+	return ENOTSUP;
+}
+
+int
+sm_sys_wipe_on_fork(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+	return ENOTSUP;
+}
+
+int
+sm_sys_absent_in_fork(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+	return ENOTSUP;
+}
+
+int
+sm_sys_touch(void *p, size_t n)
+{
+	for (size_t at = 0; at < n; at += sm_os_page_bytes())
+		((volatile unsigned char *)p)[at] = 0;
+	return 0;
+}
+
+/* No mremap in POSIX: the pages are still untouched, so new ones at the other place serve. */
+int
+sm_sys_move(void *from, size_t n, void *to)
+{
+	munmap(from, n);
+	if (mmap(to, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+		MAP_FAILED)
+		return errno;
+	return mlock(to, n) ? errno : 0;
+}
+
+bool
+sm_sys_may_lock_all(void)
+{
+	return false;
+}
+
+int
+sm_sys_random(void *p, size_t n)
+{
+	unsigned char *at = p;
+
+	for (; n > 0; n -= sm_min_size(n, 256), at += 256)
+		if (getentropy(at, sm_min_size(n, 256)) < 0)
+			return errno;
+	return 0;
+}
+
+int
+sm_sys_undumpable(void)
+{
+	return ENOTSUP;
+}

@@ -1,0 +1,99 @@
+#include "seal/inside.h"
+
+#include "cipher/cipher.h"
+
+#include <errno.h>
+
+/* What a tag vouches for besides the bytes: a record or a ciphertext moved elsewhere is refused. */
+struct bound {
+	uint64_t address, size, generation, epoch;
+};
+
+static struct bound
+bind(const struct sm_hand *h)
+{
+	return (struct bound){ (uintptr_t)h->ptr, h->c->size, h->c->generation, h->c->epoch };
+}
+
+static int
+not_ours(enum sm_found why)
+{
+	switch (why) {
+	case SM_INHERITED:
+		return sm_fail(ECHILD, "this chunk is the parent's: a forked child allocates its own");
+	case SM_INTERIOR:
+		return sm_fail(EINVAL, "this pointer is inside the heap but not the start of a "
+				       "chunk: pass what secmalloc returned");
+	case SM_FOUND:
+		return sm_fail(EINVAL, "this chunk was freed before: use it no more");
+	case SM_FOREIGN:
+		break;
+	}
+	return sm_fail(EINVAL, "this pointer is not secmalloc's: pass what secmalloc returned");
+}
+
+/* The record may have changed hands before its lock was ours, so it is looked up again. */
+int
+sm_hand_take(const void *ptr, struct sm_hand *h)
+{
+	struct sm_chunk *c = NULL, *again = NULL;
+	enum sm_found found = sm_heap_find(ptr, &c);
+
+	if (found != SM_FOUND || !sm_heap_live(c))
+		return not_ours(found);
+	sm_lock_take(&c->lock, SM_RANK_CHUNK);
+	found = sm_heap_find(ptr, &again);
+	if (found != SM_FOUND || again != c || !sm_heap_live(c)) {
+		sm_lock_release(&c->lock, SM_RANK_CHUNK);
+		return not_ours(found);
+	}
+	*h = (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
+	return 0;
+}
+
+void
+sm_hand_release(struct sm_hand *h)
+{
+	sm_lock_release(&h->c->lock, SM_RANK_CHUNK);
+	h->c = NULL;
+}
+
+void
+sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
+{
+	struct sm_chunk *c = h->c;
+	struct sm_message m = { h->ptr, c->size, c->tag, 0, NULL, sizeof(struct bound) };
+	struct bound ad;
+
+	sm_check(c->veil == SM_VEIL_CLEAR);
+	c->epoch = sm_key_epoch();
+	c->nonce = m.nonce = sm_key_nonce();
+	ad = bind(h);
+	m.ad = &ad;
+	sm_cipher_seal(key->state, &m);
+	c->veil = SM_VEIL_SEALED;
+	sm_count_add(&sm_count.seals, 1);
+	sm_count_add(&sm_count.chunks_encrypted, 1);
+	sm_count_add(&sm_count.bytes_encrypted, c->size);
+}
+
+int
+sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
+{
+	struct sm_chunk *c = h->c;
+	struct bound ad = bind(h);
+	struct sm_message m = { h->ptr, c->size, c->tag, c->nonce, &ad, sizeof(ad) };
+
+	sm_check(c->veil == SM_VEIL_SEALED);
+	if (sm_cipher_open(key->state, &m)) {
+		sm_count_add(&sm_count.tampered, 1);
+		return sm_fail(EBADMSG, "a closed chunk of %zu bytes was written: its content is "
+					"lost, free it", c->size);
+	}
+	c->veil = SM_VEIL_CLEAR;
+	sm_wipe(c->tag, sizeof(c->tag));
+	sm_count_add(&sm_count.unseals, 1);
+	sm_count_sub(&sm_count.chunks_encrypted, 1);
+	sm_count_sub(&sm_count.bytes_encrypted, c->size);
+	return 0;
+}

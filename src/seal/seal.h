@@ -1,0 +1,48 @@
+/*
+ * seal.h - when bytes are clear and when they are not. Floor 4; the only writer of a veil.
+ *
+ * Takes user pointers, finds and locks the record, and does one thing to the chunk. Calls that
+ * can fail return 0 or an errno value with sm_error_text() set.
+ */
+#ifndef SM_SEAL_H
+#define SM_SEAL_H
+
+#include "base/base.h"
+
+/**
+ * sm_seal_alloc - a new open chunk
+ *
+ * Args:    align  a power of two, at most a page
+ * Returns: 0; ENOMEM.
+ */
+int sm_seal_alloc(size_t size, size_t align, void **out);
+
+/** sm_seal_free - wipe and give back. Faults as secfree; a parent's chunk is left alone. */
+void sm_seal_free(void *ptr);
+
+/** sm_seal_realloc - as secrealloc, size not 0. ENOMEM, EBADMSG, ECHILD; faults as secfree. */
+int sm_seal_realloc(void *ptr, size_t size, void **out);
+
+/** sm_seal_close - encrypt in place. EINVAL, ECHILD, ENOMEM (protected pages). */
+int sm_seal_close(void *ptr);
+
+/** sm_seal_open - decrypt in place. EBADMSG, EINVAL, ECHILD, ENOMEM (protected pages). */
+int sm_seal_open(void *ptr);
+
+/** sm_seal_close_all, sm_seal_open_all - every chunk they can; the first errno value */
+int sm_seal_close_all(void);
+int sm_seal_open_all(void);
+
+/** sm_seal_protect - as secmalloc_protect. EINVAL, ECHILD, ENOTSUP, ENOMEM. */
+int sm_seal_protect(void *ptr, enum secmalloc_access a);
+
+/** What sm_seal_ask tells of a chunk. */
+struct sm_answer {
+	size_t size;
+	bool sealed;
+};
+
+/** sm_seal_ask - look at a chunk. EINVAL, ECHILD. */
+int sm_seal_ask(const void *ptr, struct sm_answer *a);
+
+#endif
