@@ -47,6 +47,7 @@ extern "C" {
 #if defined(__GNUC__)
 #define SECMALLOC_ALLOC(...) __attribute__((malloc, alloc_size(__VA_ARGS__)))
 #define SECMALLOC_RESIZE(n) __attribute__((alloc_size(n)))
+#pragma GCC visibility push(default)
 #else
 #define SECMALLOC_ALLOC(...)
 #define SECMALLOC_RESIZE(n)
@@ -408,6 +409,9 @@ const char *secmalloc_version(void);
 }
 #endif
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #undef SECMALLOC_ALLOC
 #undef SECMALLOC_RESIZE
 

@@ -10,6 +10,7 @@
 #include <secmalloc.h>
 
 #define SM_COLD __attribute__((cold, noinline))
+#define SM_NOINLINE __attribute__((noinline))
 #define SM_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define SM_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SM_TLS _Thread_local __attribute__((tls_model("initial-exec")))
@@ -36,13 +37,19 @@ sm_min_size(size_t a, size_t b)
 void sm_wipe(void *p, size_t n);
 
 /**
- * sm_wipe_traces - clear what a primitive left behind: dead stack below the caller's frame
- * (SM_TRACE_BYTES) and the vector registers
+ * sm_wipe_traces - clear what a primitive left behind: dead stack and the vector registers
  *
- * Call it from the function that called the primitive.  Cost: about 40 ns.
+ * Clears SM_TRACE_BYTES of stack below its caller's frame, less the few at the top that its own
+ * frame covers: so the primitive is called through a function whose frame has SM_GAP.
+ * Cost: about 40 ns.
  */
 #define SM_TRACE_BYTES 2048u
 void sm_wipe_traces(void);
+
+/** SM_GAP - in a function marked SM_NOINLINE: a frame that keeps its callees' stack lower down */
+#define SM_GAP unsigned char sm_gap[256]
+#define SM_GAP_OPEN() __asm__ volatile("" ::"r"(sm_gap) : "memory")
+#define SM_GAP_CLOSE() SM_GAP_OPEN() /* after the call, so that it is no tail call */
 
 /* -------------------------------------------------------------------- die */
 

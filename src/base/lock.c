@@ -29,8 +29,8 @@ sm_lock_wait(struct sm_lock *l)
 				sched_yield();
 			} else {
 				nanosleep(&t, NULL);
-				if (t.tv_nsec < SLEEP_MOST_NS)
-					t.tv_nsec *= 2;
+				t.tv_nsec = t.tv_nsec * 2 < SLEEP_MOST_NS ? t.tv_nsec * 2
+									  : SLEEP_MOST_NS;
 			}
 			turn++;
 		}

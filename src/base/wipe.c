@@ -9,30 +9,43 @@ sm_wipe(void *p, size_t n)
 }
 
 #if defined(__x86_64__)
+#define LOW_16(r) r "0", r "1", r "2", r "3", r "4", r "5", r "6", r "7", r "8", r "9", r "10", \
+		r "11", r "12", r "13", r "14", r "15"
+
 __attribute__((target("avx"))) static void
 wipe_avx(void)
 {
-	__asm__ volatile("vzeroall" ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
-		"xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+	__asm__ volatile("vzeroall" ::: LOW_16("xmm")); /* all of zmm0-15 */
 }
 
-/* vzeroall clears all of zmm0-15; libsodium uses no registers above those */
+/* libsodium uses none of these, memcpy of the C library does */
+__attribute__((target("avx512f"))) static void
+wipe_avx512(void)
+{
+	__asm__ volatile(".irp n,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n\t"
+			 "vpxorq %%zmm\\n,%%zmm\\n,%%zmm\\n\n\t"
+			 ".endr" ::: "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+		"xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31");
+}
+
+static void
+wipe_sse(void)
+{
+	__asm__ volatile(".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+			 "pxor %%xmm\\n,%%xmm\\n\n\t"
+			 ".endr" ::: LOW_16("xmm"));
+}
+
 static void
 wipe_vectors(void)
 {
-	if (__builtin_cpu_supports("avx"))
-		wipe_avx();
-	else
-		__asm__ volatile("pxor %%xmm0,%%xmm0\n\tpxor %%xmm1,%%xmm1\n\t"
-				 "pxor %%xmm2,%%xmm2\n\tpxor %%xmm3,%%xmm3\n\t"
-				 "pxor %%xmm4,%%xmm4\n\tpxor %%xmm5,%%xmm5\n\t"
-				 "pxor %%xmm6,%%xmm6\n\tpxor %%xmm7,%%xmm7\n\t"
-				 "pxor %%xmm8,%%xmm8\n\tpxor %%xmm9,%%xmm9\n\t"
-				 "pxor %%xmm10,%%xmm10\n\tpxor %%xmm11,%%xmm11\n\t"
-				 "pxor %%xmm12,%%xmm12\n\tpxor %%xmm13,%%xmm13\n\t"
-				 "pxor %%xmm14,%%xmm14\n\tpxor %%xmm15,%%xmm15" ::: "xmm0",
-			"xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-			"xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+	if (!__builtin_cpu_supports("avx")) {
+		wipe_sse();
+		return;
+	}
+	if (__builtin_cpu_supports("avx512f"))
+		wipe_avx512();
+	wipe_avx();
 }
 #elif defined(__aarch64__)
 static void

@@ -11,23 +11,59 @@ enum { ASIDE_BYTES = 4096, KAT_TEXT_BYTES = 128 };
 static const struct sm_aead *const aeads[] = { &sm_aead_aes256gcm, &sm_aead_xchacha20poly1305 };
 static const struct sm_aead *chosen = &sm_aead_xchacha20poly1305;
 
+static SM_NOINLINE int
+deep_open(const struct sm_aead *a, const void *state, const struct sm_raw *r, bool write)
+{
+	SM_GAP;
+	int e;
+
+	SM_GAP_OPEN();
+	e = a->open(state, r, write);
+	SM_GAP_CLOSE();
+	return e;
+}
+
+static SM_NOINLINE void
+deep_seal(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+{
+	SM_GAP;
+
+	SM_GAP_OPEN();
+	a->seal(state, r);
+	SM_GAP_CLOSE();
+}
+
+static SM_NOINLINE int
+open_long(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+{
+	int e = deep_open(a, state, r, false);
+
+	if (e == 0)
+		e = deep_open(a, state, r, true);
+	sm_wipe_traces();
+	return e ? EBADMSG : 0;
+}
+
+/* The traces are wiped here, since the copy aside puts what is called from here lower down. */
+static SM_NOINLINE int
+open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+{
+	unsigned char aside[ASIDE_BYTES];
+	int e;
+
+	if (r->n)
+		memcpy(aside, r->bytes, r->n);
+	e = deep_open(a, state, r, true);
+	sm_wipe_traces();
+	if (e && r->n)
+		memcpy(r->bytes, aside, r->n);
+	return e ? EBADMSG : 0;
+}
+
 static int
 open_raw(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
-	unsigned char aside[ASIDE_BYTES];
-
-	if (r->n > sizeof(aside)) {
-		if (a->open(state, r, false))
-			return EBADMSG;
-		return a->open(state, r, true) ? EBADMSG : 0;
-	}
-	if (r->n)
-		memcpy(aside, r->bytes, r->n);
-	if (a->open(state, r, true) == 0)
-		return 0;
-	if (r->n)
-		memcpy(r->bytes, aside, r->n);
-	return EBADMSG;
+	return r->n > ASIDE_BYTES ? open_long(a, state, r) : open_short(a, state, r);
 }
 
 static int
@@ -91,10 +127,14 @@ sm_cipher_limit(void)
 	return sm_min_size(chosen->limit(), PTRDIFF_MAX);
 }
 
-void
+SM_NOINLINE void
 sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES])
 {
+	SM_GAP;
+
+	SM_GAP_OPEN();
 	chosen->expand(state, key);
+	SM_GAP_CLOSE();
 }
 
 static struct sm_raw
@@ -111,7 +151,7 @@ sm_cipher_seal(const void *state, const struct sm_message *m)
 	unsigned char nonce[SM_NONCE_BYTES];
 	struct sm_raw r = raw(m, nonce);
 
-	chosen->seal(state, &r);
+	deep_seal(chosen, state, &r);
 	sm_wipe_traces();
 }
 
@@ -120,8 +160,6 @@ sm_cipher_open(const void *state, const struct sm_message *m)
 {
 	unsigned char nonce[SM_NONCE_BYTES];
 	struct sm_raw r = raw(m, nonce);
-	int e = open_raw(chosen, state, &r);
 
-	sm_wipe_traces();
-	return e;
+	return open_raw(chosen, state, &r);
 }

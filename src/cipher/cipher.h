@@ -37,7 +37,11 @@ unsigned sm_cipher_id(void);
 /** sm_cipher_limit - the longest message in bytes */
 size_t sm_cipher_limit(void);
 
-/** sm_cipher_expand - key to state: SM_CIPHER_STATE_BYTES aligned to 64, on locked pages */
+/**
+ * sm_cipher_expand - key to state: SM_CIPHER_STATE_BYTES aligned to 64, on locked pages
+ *
+ * The caller wipes the traces, once it has done its other work with the key.
+ */
 void sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES]);
 
 /** sm_cipher_seal - encrypt in place and write the tag; leaves no trace on the stack */

@@ -149,8 +149,10 @@ duplicate(const char *s, size_t n)
 {
 	char *copy = alloc(n + 1, 1);
 
-	if (copy)
+	if (copy) {
 		memcpy(copy, s, n);
+		sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
+	}
 	return copy;
 }
 

@@ -7,13 +7,26 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sodium.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
 static bool undumpable;
 static bool handlers_registered;
+static pid_t starter; /* whose house it is */
+static _Atomic unsigned forks_waiting;
+
+/* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
+static void
+take_life(void)
+{
+	while (atomic_load(&forks_waiting))
+		sched_yield();
+	sm_lock_take(&lock, SM_RANK_LIFE);
+}
 
 unsigned
 sm_life_granted(void)
@@ -96,6 +109,7 @@ start(const struct sm_config *wanted)
 	int e;
 
 	sm_count_reset();
+	starter = getpid();
 	e = start_sodium();
 	if (e)
 		return e;
@@ -139,7 +153,6 @@ orphan(void)
 {
 	if (sm_config() == &sm_config_none)
 		return;
-	sm_locks_forget();
 	sm_heap_orphan();
 	sm_key_orphan();
 	sm_count_reset();
@@ -150,7 +163,9 @@ orphan(void)
 static void
 before_fork(void)
 {
+	atomic_fetch_add(&forks_waiting, 1);
 	sm_lock_take(&lock, SM_RANK_LIFE);
+	atomic_fetch_sub(&forks_waiting, 1);
 }
 
 static void
@@ -163,8 +178,9 @@ static void
 after_fork_in_child(void)
 {
 	sm_locks_forget();
-	orphan();
 	lock = (struct sm_lock){ 0 };
+	atomic_store(&forks_waiting, 0);
+	orphan();
 }
 
 bool
@@ -175,7 +191,11 @@ sm_life_settle(void)
 
 	if (c == &sm_config_none)
 		return false;
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	if (getpid() != starter) { /* a child without handlers: whoever held these is not here */
+		lock = (struct sm_lock){ 0 };
+		atomic_store(&forks_waiting, 0);
+	}
+	take_life();
 	c = sm_config();
 	runs = sm_config_runs(c);
 	if (!runs)
@@ -225,7 +245,7 @@ sm_life_init(const struct secmalloc_config *c)
 	int e;
 
 	(void)sm_life_runs();
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	take_life();
 	if (sm_config_runs(sm_config()))
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
@@ -240,7 +260,7 @@ sm_life_start(void)
 {
 	int e = 0;
 
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	take_life();
 	if (!sm_config_runs(sm_config()))
 		e = init(&asked);
 	sm_lock_release(&lock, SM_RANK_LIFE);
@@ -252,7 +272,7 @@ sm_life_term(void)
 {
 	if (!sm_life_runs())
 		return;
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	take_life();
 	atomic_store_explicit(&sm_count.live_at_term, sm_count_get(&sm_count.chunks),
 		memory_order_relaxed);
 	sm_heap_stop();

@@ -44,18 +44,40 @@ sm_canary_clear(const struct sm_chunk *c, void *ptr)
 	memset(end, 0, behind_bytes(c, end));
 }
 
+bool
+sm_is_zero(const unsigned char *p, size_t n)
+{
+	uint64_t any = 0, word;
+	size_t i = 0;
+
+	for (; n - i >= sizeof(word); i += sizeof(word)) {
+		memcpy(&word, p + i, sizeof(word));
+		any |= word;
+	}
+	for (; i < n; i++)
+		any |= p[i];
+	return any == 0;
+}
+
+/* The canaries, and what lies between them and the ends of the place: it was zero. */
 void
 sm_heap_verify(const struct sm_chunk *c, const void *ptr)
 {
 	const unsigned char *start = ptr, *end = start + c->size;
 	uint64_t front = pattern(c, start), behind = pattern(c, end), is;
+	size_t behind_n = behind_bytes(c, end);
+	struct sm_spot s = sm_spot_of(c);
 
+	if (c->own_pages)
+		s.start += SM_CANARY_BYTES;
+	else
+		s.end += SM_CANARY_BYTES;
 	memcpy(&is, start - SM_CANARY_BYTES, SM_CANARY_BYTES);
-	if (is != front)
+	if (is != front || !sm_is_zero(s.start - SM_CANARY_BYTES, (size_t)(start - s.start)))
 		sm_die(SECMALLOC_FAULT_UNDERFLOW, ptr);
 	is = behind;
-	memcpy(&is, end, behind_bytes(c, end)); /* what is not there to compare is equal */
-	if (is != behind)
+	memcpy(&is, end, behind_n); /* what is not there to compare is equal */
+	if (is != behind || !sm_is_zero(end + behind_n, (size_t)(s.end - end) - behind_n))
 		sm_die(SECMALLOC_FAULT_OVERFLOW, ptr);
 }
 

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { POOL_MOST_BYTES = 1 << 20, POOL_LEAST_PAGES = 4, REGION_PAGES = 1 << 20 };
+enum { POOL_MOST_BYTES = 1 << 20, POOL_LEAST_PAGES = 4, REGION_PAGES = 1 << 16 };
 
 /* ------------------------------------------------------------ start and stop */
 
@@ -104,21 +104,45 @@ sm_heap_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr)
 	return sm_large_alloc(w, c, ptr);
 }
 
+struct sm_spot
+sm_spot_of(const struct sm_chunk *c)
+{
+	struct sm_region *r = sm_region_of_record(c);
+	size_t per = sm_records_per_page(), page_bytes = sm_os_page_bytes();
+	size_t index = (size_t)(c - r->records), page = index / per;
+	struct sm_spot s = { r, sm_run_at(r, page), 0, NULL, NULL };
+
+	sm_assert(s.run.used && s.run.back <= page);
+	s.first = page - s.run.back;
+	s.start = r->base + s.first * page_bytes;
+	s.end = s.start + s.run.pages * page_bytes;
+	if (s.run.kind == SM_KIND_SLAB) {
+		s.start += SM_ALIGN_BYTES +
+			(index - s.first * per) * sm_classes[s.run.class].stride;
+		s.end = s.start + sm_class_most(s.run.class);
+	}
+	return s;
+}
+
+void *
+sm_heap_bytes(const struct sm_chunk *c)
+{
+	return sm_spot_of(c).start + sm_chunk_offset(c);
+}
+
 void
 sm_heap_free(struct sm_chunk *c, void *ptr)
 {
-	struct sm_region *r = sm_region_of_record(c);
-	size_t page = (size_t)(c - r->records) / sm_records_per_page();
-	struct sm_run run = sm_run_at(r, page);
+	struct sm_spot s = sm_spot_of(c);
 
 	sm_canary_clear(c, ptr);
 	if (c->size)
 		sm_wipe(ptr, c->size);
 	atomic_store_explicit(&c->life, SM_LIFE_FREE, memory_order_release);
-	if (run.kind == SM_KIND_SLAB)
-		sm_slab_free(r, page - run.back, run.class, c);
+	if (s.run.kind == SM_KIND_SLAB)
+		sm_slab_free(s.region, s.first, s.run.class, c);
 	else
-		sm_large_free(r, page, c);
+		sm_large_free(s.region, s.first, c);
 }
 
 /* A tombstone counts while the first page still tells the same. */
@@ -158,43 +182,23 @@ sm_heap_find(const void *ptr, struct sm_chunk **c)
 		off -= slot * sm_classes[run.class].stride;
 	}
 	*c = &r->records[first * sm_records_per_page() + slot];
-	if (off != atomic_load_explicit(&(*c)->offset, memory_order_relaxed))
+	if (off != sm_chunk_offset(*c))
 		return SM_INTERIOR;
 	return SM_FOUND;
-}
-
-void *
-sm_heap_bytes(const struct sm_chunk *c)
-{
-	struct sm_region *r = sm_region_of_record(c);
-	size_t index = (size_t)(c - r->records), page = index / sm_records_per_page();
-	struct sm_run run = sm_run_at(r, page);
-	size_t first = page - run.back, slot = index - first * sm_records_per_page();
-	unsigned char *base = r->base + first * sm_os_page_bytes();
-
-	sm_assert(run.used);
-	base += atomic_load_explicit(&((struct sm_chunk *)(uintptr_t)c)->offset,
-		memory_order_relaxed);
-	if (run.kind == SM_KIND_SLAB)
-		base += SM_ALIGN_BYTES + slot * sm_classes[run.class].stride;
-	return base;
 }
 
 static bool
 fits(const struct sm_chunk *c, size_t size, bool loose)
 {
-	struct sm_region *r = sm_region_of_record(c);
-	size_t page = (size_t)(c - r->records) / sm_records_per_page();
-	size_t offset = atomic_load_explicit(&((struct sm_chunk *)(uintptr_t)c)->offset,
-		memory_order_relaxed);
+	size_t offset = sm_chunk_offset(c);
 
 	if (c->own_pages)
 		return sm_round_up(size ? size : 1, SM_ALIGN_BYTES) ==
 			sm_round_up(c->size ? c->size : 1, SM_ALIGN_BYTES);
 	if (loose && size <= c->size)
 		return true;
-	return size + offset <= SM_PACKED_MOST_BYTES &&
-		sm_class_of(size + offset) == sm_run_at(r, page).class;
+	return size <= SM_PACKED_MOST_BYTES && size + offset <= SM_PACKED_MOST_BYTES &&
+		sm_class_of(size + offset) == sm_spot_of(c).run.class;
 }
 
 bool

@@ -42,6 +42,14 @@ struct sm_chunk {
 
 _Static_assert(sizeof(struct sm_chunk) <= 64, "a record is cheap beside its 32 bytes");
 
+/** sm_chunk_offset - bytes from the start of the place to the chunk */
+static inline size_t
+sm_chunk_offset(const struct sm_chunk *c)
+{
+	return atomic_load_explicit(&((struct sm_chunk *)(uintptr_t)c)->offset,
+		memory_order_relaxed);
+}
+
 /** What sm_heap_find makes of a pointer. */
 enum sm_found {
 	SM_FOUND,    /* the start of a place for a chunk; whether it is live, its record says */

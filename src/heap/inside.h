@@ -203,6 +203,23 @@ bool sm_slab_trim(void);
 int sm_large_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr);
 void sm_large_free(struct sm_region *r, size_t first, struct sm_chunk *c);
 
+/* ---------------------------------------------------------------- places */
+
+/** Where the place of a chunk is. */
+struct sm_spot {
+	struct sm_region *region;
+	struct sm_run run;
+	size_t first;	      /* page of the run */
+	unsigned char *start; /* first byte that can be the program's; a canary lies in front */
+	unsigned char *end;   /* behind the last one; a packed chunk's canary may follow */
+};
+
+/** sm_spot_of - the place of a record whose lock is held, or that nobody knows yet */
+struct sm_spot sm_spot_of(const struct sm_chunk *c);
+
+/** sm_is_zero - every byte is zero; in a time that depends on n only */
+bool sm_is_zero(const unsigned char *p, size_t n);
+
 /* -------------------------------------------------------------- canaries */
 
 /** sm_canary_set - write both canaries of a chunk whose size and generation are set */

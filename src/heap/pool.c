@@ -296,7 +296,7 @@ sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *plac
 	e = find_or_add(&pages, least, &r, &p, &at);
 	if (e)
 		goto out;
-	if (p->area.granted & SECMALLOC_GUARDED) {
+	if (!(sm_config()->without & SECMALLOC_GUARDED)) { /* also where some guards failed */
 		e = sm_os_access(r->base + at * page, pages * page, SECMALLOC_READWRITE);
 		if (e)
 			goto out;

@@ -41,8 +41,8 @@ slab_pages(size_t stride, size_t slots)
 	size_t page = sm_os_page_bytes();
 	size_t n = (slots * stride + SM_CANARY_BYTES + page - 1) / page;
 
-	if (n < SLAB_PAGES)
-		n = SLAB_PAGES;
+	while (n < SLAB_PAGES && (n + 1) * page / stride <= SM_SLOTS_MOST)
+		n++;
 	while ((n * page - SM_CANARY_BYTES) % stride > n * page / 8)
 		n++;
 	return (uint32_t)n;
@@ -189,15 +189,9 @@ take_slot(struct shelf *sh, struct sm_slab *s)
 }
 
 static void
-assert_zero(const unsigned char *slot, size_t bytes, const void *ptr)
+assert_zero(const unsigned char *bytes, size_t n, const void *ptr)
 {
-	uint64_t any = 0, word;
-
-	for (size_t i = 0; i < bytes; i += sizeof(word)) {
-		memcpy(&word, slot + i, sizeof(word));
-		any |= word;
-	}
-	if (any)
+	if (!sm_is_zero(bytes, n))
 		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, ptr);
 }
 
@@ -249,9 +243,11 @@ static void
 give_back(struct shelf *sh, struct sm_slab *s)
 {
 	struct sm_region *r = sm_region_of(s->base);
+	size_t first = (size_t)(s - r->slabs);
 
 	unlink_slab(sh, s);
-	sm_run_put(r, (size_t)(s - r->slabs));
+	assert_zero(s->base, sm_run_at(r, first).pages * sm_os_page_bytes(), s->base);
+	sm_run_put(r, first);
 }
 
 void

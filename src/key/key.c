@@ -42,10 +42,14 @@ static struct {
 
 static SM_TLS unsigned my_slot; /* counted from 1; 0: none yet */
 
-static void
+static SM_NOINLINE void
 mask_of(unsigned char out[SM_KEY_BYTES], const unsigned char half[PREKEY_BYTES])
 {
+	SM_GAP;
+
+	SM_GAP_OPEN();
 	crypto_generichash(out, SM_KEY_BYTES, half, PREKEY_BYTES, NULL, 0);
+	SM_GAP_CLOSE();
 }
 
 static void

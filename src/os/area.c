@@ -65,7 +65,7 @@ sm_os_random(void *p, size_t n)
 	if (e == EAGAIN)
 		return sm_fail(e, "the kernel's random generator is not seeded yet: start later");
 	if (e)
-		return sm_fail(e, "getrandom failed (%s): allow the system call", strerror(e));
+		return sm_fail(ENOTSUP, "getrandom failed (%s): allow the system call", strerror(e));
 	return 0;
 }
 
@@ -109,7 +109,7 @@ set_access(void *base, size_t bytes, int prot)
 	if (errno == ENOMEM)
 		return sm_fail(ENOMEM, "mprotect of %zu bytes refused: raise vm.max_map_count, or "
 				       "use fewer large chunks", bytes);
-	return sm_fail(errno, "mprotect of %zu bytes failed (%s): allow the system call", bytes,
+	return sm_fail(ENOTSUP, "mprotect of %zu bytes failed (%s): allow the system call", bytes,
 		strerror(errno));
 }
 

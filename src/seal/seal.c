@@ -190,6 +190,7 @@ copy_elsewhere(const struct sm_hand *h, size_t size, struct sm_hand *to)
 	if (e)
 		return e;
 	memcpy(to->ptr, h->ptr, sm_min_size(size, h->c->size));
+	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
 	if (!w.own_pages)
 		return 0;
 	e = sm_heap_protect(to->c, to->ptr, (enum secmalloc_access)h->c->access);

@@ -1,0 +1,501 @@
+/*
+ * check_base.c - the room base, from inside: dying, locks, errors, counters, wiping
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ */
+#include "contract.h"
+#include <pthread.h>
+#include <sched.h>
+#include <time.h>
+
+#include "base/base.h"
+
+static _Atomic unsigned naps;
+static _Atomic long longest_nap;
+
+/* lock.c sleeps through this, so that sleeps are counted and measured; one thread at a time */
+static int
+nap(const struct timespec *t, struct timespec *left)
+{
+	if (t->tv_nsec > longest_nap)
+		longest_nap = t->tv_nsec;
+	naps++;
+	return clock_nanosleep(CLOCK_MONOTONIC, 0, t, left);
+}
+
+#define nanosleep(t, left) nap(t, left)
+#include "base/lock.c"
+#include "base/error.c"
+
+static uint64_t raised; /* not 0: what another thread makes of a counter just after it was read */
+
+static uint64_t
+get_and_raise(_Atomic uint64_t *n)
+{
+	return raised ? atomic_exchange(n, raised) : *n;
+}
+
+#define sm_count_get(n) get_and_raise(n)
+#include "base/count.c"
+
+enum { THREADS = 4, KINDS = SECMALLOC_FAULT_INTERNAL + 2 };
+
+#ifdef __GLIBC__
+static bool forbidden;
+void *__libc_malloc(size_t n);
+
+void *
+malloc(size_t n)
+{
+	if (forbidden)
+		_exit(77);
+	return __libc_malloc(n);
+}
+#endif
+
+static void
+in_threads(void *(*f)(void *), void *arg)
+{
+	pthread_t t[THREADS];
+
+	for (size_t i = 0; i < THREADS; i++)
+		ck_assert_int_eq(pthread_create(&t[i], NULL, f, arg), 0);
+	for (size_t i = 0; i < THREADS; i++)
+		ck_assert_int_eq(pthread_join(t[i], NULL), 0);
+}
+
+/* ----------------------------------------------------------------------- die */
+
+#define INTERNAL "secmalloc: internal: an invariant of the library is broken, please report this\n"
+
+/* by kind; the first and the last are no kind at all */
+static const char *const sentences[KINDS] = {
+	INTERNAL,
+	"secmalloc: double free: this chunk was given back before\n",
+	"secmalloc: invalid free: not the start of a chunk of secmalloc\n",
+	"secmalloc: overflow: bytes behind the end of a chunk were written\n",
+	"secmalloc: underflow: bytes in front of a chunk were written\n",
+	"secmalloc: write after free: a chunk was written after it was given back\n",
+	INTERNAL,
+	INTERNAL,
+};
+
+static struct sm_config conf;
+static int a_chunk, an_arg;
+
+static void
+assert_dies(void (*body)(void *), void *arg, const char *said)
+{
+	const struct outcome o = outcome_of(body, arg);
+
+	ck_assert_str_eq(o.text, said);
+	ck_assert_msg(WIFSIGNALED(o.status) && WTERMSIG(o.status) == SIGABRT, "status 0x%x",
+		(unsigned)o.status);
+}
+
+#ifdef SM_CHECKING
+#define assert_dies_if_checking(body, arg) assert_dies(body, arg, INTERNAL)
+#else
+#define assert_dies_if_checking(body, arg) assert_exits_0(body, arg)
+#endif
+
+static void
+die_of(void *kind)
+{
+	sm_die(*(enum secmalloc_fault *)kind, &a_chunk);
+}
+
+#ifdef __GLIBC__
+static void
+die_without_allocating(void *kind)
+{
+	forbidden = true;
+	die_of(kind);
+}
+
+static void
+allocate_though_forbidden(void *arg)
+{
+	forbidden = true;
+	*(void *volatile *)arg = malloc(1);
+}
+#endif
+
+static void
+die_without_stderr(void *kind)
+{
+	close(STDERR_FILENO);
+	die_of(kind);
+}
+
+static void
+report_call(enum secmalloc_fault kind, const void *ptr, void *arg)
+{
+	char line[] = "called with 0\n";
+
+	line[12] = (char)('0' + kind);
+	if (ptr != &a_chunk || arg != &an_arg || write(STDERR_FILENO, line, strlen(line)) < 0)
+		_exit(78);
+}
+
+static void
+with_on_fault(void (*f)(enum secmalloc_fault, const void *, void *))
+{
+	conf = (struct sm_config){ .on_fault = f, .fault_arg = &an_arg };
+	sm_config_now = &conf;
+}
+
+static void
+break_check(void *arg)
+{
+	sm_check(arg != NULL);
+}
+
+static void
+break_assert(void *arg)
+{
+	sm_assert(arg != NULL);
+}
+
+START_TEST(every_fault_says_its_sentence_and_aborts)
+{
+	assert_dies(die_of, &_i, sentences[_i]);
+	assert_dies(die_without_stderr, &_i, "");
+}
+END_TEST
+
+START_TEST(on_fault_is_called_first_with_kind_pointer_and_argument)
+{
+	char want[256];
+
+	with_on_fault(report_call);
+	snprintf(want, sizeof(want), "called with %d\n%s", _i, sentences[_i]);
+	assert_dies(die_of, &_i, want);
+}
+END_TEST
+
+#ifdef __GLIBC__
+START_TEST(dying_allocates_nothing)
+{
+	void *p = NULL;
+	struct outcome control = outcome_of(allocate_though_forbidden, &p);
+
+	ck_assert(WIFEXITED(control.status) && WEXITSTATUS(control.status) == 77);
+	assert_dies(die_without_allocating, &_i, sentences[_i]);
+}
+END_TEST
+#endif
+
+START_TEST(a_broken_assert_is_internal_and_a_broken_check_in_checking_builds)
+{
+	assert_dies(break_assert, NULL, INTERNAL);
+	assert_dies_if_checking(break_check, NULL);
+}
+END_TEST
+
+/* --------------------------------------------------------------------- locks */
+
+static const unsigned ranks[] = { SM_RANK_KEY, SM_RANK_POOL, SM_RANK_CLASS, SM_RANK_KEY_SLOT,
+	SM_RANK_CHUNK, SM_RANK_LIFE };
+enum { RANKS = sizeof(ranks) / sizeof(ranks[0]) };
+
+static struct sm_lock lock, other;
+static uint64_t plain; /* under lock */
+
+static void *
+increment(void *times)
+{
+	for (size_t i = *(const size_t *)times; i > 0; i--) {
+		uint64_t was;
+
+		sm_lock_take(&lock, SM_RANK_POOL);
+		was = plain;
+		if (i % 1024 == 0)
+			sched_yield(); /* the threads meet here, on one CPU too */
+		plain = was + 1;
+		sm_lock_release(&lock, SM_RANK_POOL);
+	}
+	return NULL;
+}
+
+static void
+take_two(void *order)
+{
+	const unsigned *rank = order;
+
+	sm_lock_take(&lock, rank[0]);
+	sm_lock_take(&other, rank[1]);
+}
+
+START_TEST(a_lock_excludes)
+{
+	size_t times = 300000;
+
+	in_threads(increment, &times);
+	ck_assert_uint_eq(plain, THREADS * times);
+}
+END_TEST
+
+START_TEST(a_thread_that_waits_long_sleeps_up_to_1_ms_a_turn_and_gets_the_lock)
+{
+	size_t times = 1;
+	pthread_t t;
+
+	sm_lock_take(&lock, SM_RANK_POOL);
+	ck_assert_int_eq(pthread_create(&t, NULL, increment, &times), 0);
+	while (naps < 30)
+		sched_yield();
+	ck_assert_uint_eq(plain, 0);
+	sm_lock_release(&lock, SM_RANK_POOL);
+	ck_assert_int_eq(pthread_join(t, NULL), 0);
+	ck_assert_uint_eq(plain, 1);
+	ck_assert_int_le(longest_nap, 1000000);
+}
+END_TEST
+
+START_TEST(locks_go_down_in_rank_which_checking_builds_assert)
+{
+	for (size_t i = 0; i < RANKS; i++) {
+		unsigned order[2] = { ranks[_i], ranks[i] };
+
+		if (ranks[i] < ranks[_i])
+			assert_exits_0(take_two, order);
+		else
+			assert_dies_if_checking(take_two, order);
+	}
+}
+END_TEST
+
+START_TEST(a_child_that_forgot_its_locks_may_take_any)
+{
+	unsigned order[2] = { SM_RANK_LIFE, SM_RANK_CHUNK };
+	struct sm_lock high = { 0 }, low = { 0 };
+
+	sm_lock_take(&high, SM_RANK_CHUNK);
+	sm_lock_take(&low, SM_RANK_KEY);
+	sm_locks_forget();
+	take_two(order);
+}
+END_TEST
+
+static void *
+fail_in_thread(void *bad)
+{
+	char want[16];
+
+	*(_Atomic int *)bad |= strcmp(sm_error_text(), "no error") != 0;
+	for (int i = 0; i < 10000; i++) {
+		snprintf(want, sizeof(want), "%x", (unsigned)pthread_self() + (unsigned)i);
+		sm_fail(EIO, "%s", want);
+		*(_Atomic int *)bad |= strcmp(sm_error_text(), want) != 0;
+	}
+	return NULL;
+}
+
+START_TEST(sm_fail_hands_on_its_value_and_keeps_errno)
+{
+	errno = EDOM;
+	ck_assert_int_eq(sm_fail(ENOTSUP, "%s of %zu bytes: %d", "this", (size_t)12, -3), ENOTSUP);
+	ck_assert_int_eq(errno, EDOM);
+	ck_assert_str_eq(sm_error_text(), "this of 12 bytes: -3");
+}
+END_TEST
+
+START_TEST(each_thread_has_its_own_error_text)
+{
+	_Atomic int bad = 0;
+
+	sm_fail(EIO, "mine");
+	in_threads(fail_in_thread, &bad);
+	ck_assert_int_eq(bad, 0);
+	ck_assert_str_eq(sm_error_text(), "mine");
+}
+END_TEST
+
+START_TEST(an_error_text_too_long_is_cut_and_nothing_behind_it_is_written)
+{
+	char longest[sizeof(text) + 2] = "";
+
+	for (size_t n = sizeof(text) - 3; n < sizeof(longest); n++) {
+		memset(longest, 'x', n);
+		sm_fail(EIO, "%s", longest);
+		ck_assert_uint_eq(strlen(sm_error_text()), sm_min_size(n, sizeof(text) - 1));
+	}
+}
+END_TEST
+
+static void *
+count(void *arg)
+{
+	for (size_t i = 0; i < 100000; i++)
+		sm_count_bytes(*(const uint64_t *)arg);
+	return NULL;
+}
+
+START_TEST(the_high_water_is_the_most_that_bytes_were)
+{
+	uint64_t by = 3;
+
+	in_threads(count, &by);
+	ck_assert_uint_eq(sm_count.bytes_high_water, THREADS * 300000);
+	sm_count_sub(&sm_count.bytes, 100);
+	sm_count_bytes(99);
+	ck_assert_uint_eq(sm_count.bytes_high_water, sm_count.bytes + 1);
+	raised = 5000000;
+	sm_count_bytes(1);
+	ck_assert_uint_eq(sm_count.bytes_high_water, raised);
+}
+END_TEST
+
+START_TEST(a_reset_leaves_only_live_at_term)
+{
+	_Atomic uint64_t *all = (_Atomic uint64_t *)&sm_count;
+	size_t n = sizeof(sm_count) / sizeof(*all);
+
+	for (size_t i = 0; i < n; i++)
+		all[i] = i + 7;
+	sm_count_reset();
+	for (size_t i = 0; i < n; i++)
+		ck_assert_uint_eq(all[i], &all[i] == &sm_count.live_at_term ? i + 7 : 0);
+}
+END_TEST
+
+/* ------------------------------------------------------------- sizes and wiping */
+
+#define MARK UINT64_C(0xc75ad1e6b39f4287)
+
+/* What a thread left on its stack is read while it waits, running nothing that writes there. */
+struct stage {
+	_Atomic bool wipe, leave;
+	_Atomic(volatile uint64_t *) frame;
+};
+
+static __attribute__((noinline)) void
+litter(void)
+{
+	volatile uint64_t dead[SM_TRACE_BYTES / sizeof(uint64_t) - 24];
+
+	for (size_t i = 0; i < sizeof(dead) / sizeof(dead[0]); i++)
+		dead[i] = MARK;
+}
+
+static void *
+play(void *arg)
+{
+	struct stage *s = arg;
+
+	litter();
+	if (s->wipe)
+		sm_wipe_traces();
+	s->frame = __builtin_frame_address(0);
+	while (!s->leave)
+		;
+	return NULL;
+}
+
+static size_t
+marks_left(bool wipe)
+{
+	struct stage s = { .wipe = wipe };
+	size_t found = 0;
+	pthread_t t;
+
+	ck_assert_int_eq(pthread_create(&t, NULL, play, &s), 0);
+	while (!s.frame)
+		sched_yield();
+	for (size_t i = 1; i <= SM_TRACE_BYTES / sizeof(uint64_t); i++)
+		found += s.frame[-(ptrdiff_t)i] == MARK;
+	s.leave = true;
+	ck_assert_int_eq(pthread_join(t, NULL), 0);
+	return found;
+}
+
+START_TEST(wipe_traces_clears_the_dead_stack)
+{
+	ck_assert_uint_gt(marks_left(false), 200);
+	ck_assert_uint_eq(marks_left(true), 0);
+}
+END_TEST
+
+#if defined(__x86_64__)
+#define LOW ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+#define HIGH ".irp i,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n\t"
+
+/* glibc's memcpy uses the high ones; no compiler does unless told to, so they go unnamed */
+START_TEST(wipe_traces_clears_the_low_and_the_high_vector_registers)
+{
+	unsigned char mark[16], seen[512] = { 0 };
+	size_t known = __builtin_cpu_supports("avx512vl") ? 512 : 256;
+
+	memset(mark, 0xa5, sizeof(mark));
+	for (int wipe = 0; wipe < 2; wipe++) {
+		if (known == 512)
+			__asm__ volatile(HIGH "vmovdqu64 %0,%%xmm\\i\n\t.endr" ::"m"(mark));
+		__asm__ volatile(LOW "movdqu %0,%%xmm\\i\n\t.endr" ::"m"(mark)
+				 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
+				 "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
+				 "xmm14", "xmm15");
+		if (wipe)
+			sm_wipe_traces();
+		__asm__ volatile(LOW "movdqu %%xmm\\i,16*\\i(%0)\n\t.endr" ::"r"(seen) : "memory");
+		if (known == 512)
+			__asm__ volatile(HIGH "vmovdqu64 %%xmm\\i,16*\\i(%0)\n\t.endr" ::"r"(seen)
+					 : "memory");
+		for (size_t i = 0; i < known; i++)
+			ck_assert_msg(seen[i] == (wipe ? 0 : 0xa5), "wipe %d, xmm%zu", wipe,
+				i / 16);
+	}
+}
+END_TEST
+#endif
+
+START_TEST(sm_wipe_clears_these_bytes_and_sm_round_up_rounds_up)
+{
+	unsigned char b[64], want[64];
+
+	for (size_t n = 0; n <= 62; n++) {
+		memset(want, 0xa5, sizeof(want));
+		memset(b, 0xa5, sizeof(b));
+		memset(want + 1, 0, n);
+		sm_wipe(b + 1, n);
+		ck_assert_mem_eq(b, want, sizeof(b));
+		ck_assert_uint_eq(sm_round_up(n, 16), (n / 16 + (n % 16 != 0)) * 16);
+	}
+	ck_assert_uint_eq(sm_round_up(SIZE_MAX - 15, 16), SIZE_MAX - 15);
+	ck_assert_uint_eq(sm_round_up(SIZE_MAX - 14, 16), 0);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *s = suite_create("base");
+	TCase *tc = tcase_create("base");
+	SRunner *sr = srunner_create(s);
+
+	tcase_set_timeout(tc, 30);
+	suite_add_tcase(s, tc);
+	tcase_add_loop_test(tc, every_fault_says_its_sentence_and_aborts, 0, KINDS);
+	tcase_add_loop_test(tc, on_fault_is_called_first_with_kind_pointer_and_argument, 0, KINDS);
+#ifdef __GLIBC__
+	tcase_add_loop_test(tc, dying_allocates_nothing, 0, KINDS);
+#endif
+	tcase_add_test(tc, a_broken_assert_is_internal_and_a_broken_check_in_checking_builds);
+	tcase_add_test(tc, a_lock_excludes);
+	tcase_add_test(tc, a_thread_that_waits_long_sleeps_up_to_1_ms_a_turn_and_gets_the_lock);
+	tcase_add_loop_test(tc, locks_go_down_in_rank_which_checking_builds_assert, 0, RANKS);
+	tcase_add_test(tc, a_child_that_forgot_its_locks_may_take_any);
+	tcase_add_test(tc, sm_fail_hands_on_its_value_and_keeps_errno);
+	tcase_add_test(tc, each_thread_has_its_own_error_text);
+	tcase_add_test(tc, an_error_text_too_long_is_cut_and_nothing_behind_it_is_written);
+	tcase_add_test(tc, the_high_water_is_the_most_that_bytes_were);
+	tcase_add_test(tc, a_reset_leaves_only_live_at_term);
+	tcase_add_test(tc, wipe_traces_clears_the_dead_stack);
+#if defined(__x86_64__)
+	tcase_add_test(tc, wipe_traces_clears_the_low_and_the_high_vector_registers);
+#endif
+	tcase_add_test(tc, sm_wipe_clears_these_bytes_and_sm_round_up_rounds_up);
+	srunner_run_all(sr, CK_NORMAL);
+	return srunner_ntests_failed(sr) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
