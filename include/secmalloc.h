@@ -23,8 +23,11 @@
  *    None but secmalloc_purge may be called from a signal handler.
  *  - Checks come in this order: purged (ECANCELED), NULL or foreign pointer
  *    (EINVAL), locked (EACCES), the state of the chunk.
- *  - In a child made by fork under SECMALLOC_FORK_WIPE a pointer of the parent
- *    gives ECHILD, for as long as the child lives.
+ *  - A child made by fork under SECMALLOC_FORK_WIPE has none of it: a pointer of
+ *    the parent gives ECHILD for as long as the child lives (secmalloc_owns: 0),
+ *    stats are as before init, and the child's first allocation starts the
+ *    library anew with the parent's config, unless it calls secmalloc_init.
+ *    Call nothing here between vfork(2) and exec.
  *  - Nothing happens outside the library's own memory unless asked for: no
  *    rlimit, dumpable flag, signal handler or environment variable is touched,
  *    and nothing runs when the library is loaded.  Initialisation registers
@@ -32,7 +35,8 @@
  *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
  *
  * Calls and fields marked "not yet" are declared so that programs can be
- * written against them; in this version they fail with ENOTSUP.
+ * written against them; in this version they fail with ENOTSUP, whatever the
+ * arguments.
  */
 #ifndef SECMALLOC_H
 #define SECMALLOC_H
@@ -65,7 +69,9 @@ extern "C" {
 #define SECMALLOC_NODUMP 0x04u      /* kernel core dumps leave the pages out: MADV_DONTDUMP */
 #define SECMALLOC_FORKSAFE 0x08u    /* a forked child holds nothing: WIPEONFORK or DONTFORK */
 #define SECMALLOC_HIDDEN 0x10u      /* memfd_secret(2): no reader but this process; the kernel
-				     * erases the pages even on SIGKILL */
+				     * erases the pages even on SIGKILL.  Such pages keep a
+				     * machine from hibernating: one that is set up for it
+				     * (/sys/power/resume) gets them only by `require` */
 #define SECMALLOC_UNTRACEABLE 0x20u /* prctl(PR_SET_DUMPABLE, 0), process-wide: only when in
 				     * `require`; stays in force after secmalloc_term */
 
@@ -83,7 +89,7 @@ enum secmalloc_fork {
 
 /** Values of secmalloc_config.cipher and secmalloc_stats.cipher. */
 enum secmalloc_cipher {
-	SECMALLOC_CIPHER_AUTO = 0,          /* the fastest of those below that the CPU has */
+	SECMALLOC_CIPHER_AUTO = 0,          /* AES-256-GCM where the CPU has it, else XChaCha20 */
 	SECMALLOC_CIPHER_XCHACHA20POLY1305, /* everywhere */
 	SECMALLOC_CIPHER_AES256GCM,         /* needs AES and CLMUL instructions */
 	SECMALLOC_CIPHER_AEGIS256,          /* not yet */
@@ -101,9 +107,12 @@ enum secmalloc_access {
 enum secmalloc_fault {
 	SECMALLOC_FAULT_DOUBLE_FREE = 1, /* "double free" */
 	SECMALLOC_FAULT_INVALID_FREE,    /* "invalid free": a foreign or interior pointer */
-	SECMALLOC_FAULT_OVERFLOW,        /* "overflow": the canary behind a chunk is damaged */
+	SECMALLOC_FAULT_OVERFLOW,        /* "overflow": the canary behind a chunk is damaged.
+					  * Looked for by secfree, secrealloc and
+					  * secmalloc_encrypt, as is the next: */
 	SECMALLOC_FAULT_UNDERFLOW,       /* "underflow": the canary in front of it is */
-	SECMALLOC_FAULT_WRITE_AFTER_FREE, /* "write after free": a free slot is no longer zero */
+	SECMALLOC_FAULT_WRITE_AFTER_FREE, /* "write after free": a free slot is no longer zero,
+					   * seen when it is used again or its slab given back */
 	SECMALLOC_FAULT_INTERNAL         /* "internal": an invariant of the library broke */
 };
 
@@ -118,8 +127,8 @@ struct secmalloc_config {
 	 *  Larger: fine while every byte this library does not know is 0, else EINVAL. */
 	size_t struct_size;
 	/** Bytes a pool, rounded up to pages; guard pages lie inside it, so a little less can be
-	 *  handed out.  0: as large as may be locked, at most 1 MiB, at least 4 pages, and at
-	 *  most half of RLIMIT_MEMLOCK for all initial pools.  An explicit size never shrinks. */
+	 *  handed out.  0: what may be locked, at most 1 MiB and at most half of RLIMIT_MEMLOCK
+	 *  for all initial pools, but at least 4 pages.  An explicit size never shrinks. */
 	size_t pool_size;
 	/** Pools mapped, guarded, locked and touched before init returns, so that privileges can
 	 *  be dropped afterwards.  0: 1. */
@@ -178,7 +187,7 @@ struct secmalloc_stats {
 	uint64_t tampered;         /* openings refused with EBADMSG */
 	uint64_t faults_served;    /* transparent mode; not yet, 0 */
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
-	unsigned granted;          /* protection bits that hold for every pool */
+	unsigned granted;          /* protection bits that held for every pool since init */
 	unsigned cipher;           /* enum secmalloc_cipher in use */
 	unsigned mode;             /* transparent mode's engine; not yet, 0 */
 };
@@ -225,7 +234,8 @@ int secmalloc_term(void);
  *
  * The bytes are zero, aligned to 16 and open (clear).  Size 0 gives a unique pointer
  * to no bytes.  Chunks up to 16 KiB share slabs with others of about their size; a
- * larger one has pages of its own and ends, within its alignment, at a guard page.
+ * larger one has pages of its own in a pool and ends, within its alignment, at a guard page.
+ * Both come from the initial pools while there is room, then from new ones.
  *
  * Returns: the chunk, or NULL with errno
  *          ENOMEM  no memory that carries every required protection is to be had, max_pools
@@ -245,13 +255,14 @@ void *seccalloc(size_t nmemb, size_t size) SECMALLOC_ALLOC(1, 2);
  * wiped.  A sealed chunk stays sealed.  What secmalloc_protect set stays in force, and
  * alignment beyond 16 is kept only when the chunk does not move.
  *
- * Args:    ptr   NULL: as secmalloc(size).  A bad pointer is a fault, as in secfree.
+ * Args:    ptr   NULL: as secmalloc(size).  A bad pointer or a damaged canary is a fault, as in
+ *                secfree.
  *          size  0: as secfree(ptr), and NULL is returned with errno unchanged.
  * Returns: the chunk, or NULL and the old chunk is untouched, with errno
  *          ENOMEM   as secmalloc; a protected chunk (secmalloc_protect) that would have to
  *                   shrink into a slab stays on pages of its own
  *          EBADMSG  a closed chunk was tampered with; it stays closed
- *          EACCES   locked
+ *          EACCES   locked (size 0 frees all the same)
  *          ECHILD   the parent's chunk
  *          EBUSY    held and it would have to move (not yet)
  */
@@ -294,7 +305,9 @@ int secmalloc_owns(const void *ptr);
  * secmalloc_protect - what the program may do with the pages of a large chunk
  *
  * Holds for the chunk open or closed; the library lifts it for its own work on the chunk
- * and restores it.  secrealloc keeps it.  A new chunk is SECMALLOC_READWRITE.
+ * and restores it.  Should the kernel refuse to restore it (it never did), that call fails with
+ * ENOMEM although its work is done, and the chunk is SECMALLOC_READWRITE from then on.
+ * secrealloc keeps it.  A new chunk is SECMALLOC_READWRITE.
  *
  * Returns: 0, or -1 with errno
  *          EINVAL   NULL, foreign, interior or freed pointer; unknown access
@@ -378,7 +391,7 @@ int secmalloc_unlock(const void *material, size_t len);
 /**
  * secmalloc_purge - destroy all keys and open chunks at once.
  *
- * Not yet: in this version it changes nothing but errno, which becomes ENOTSUP.
+ * Not yet: in this version it does nothing, and sets errno to ENOTSUP to say so.
  */
 void secmalloc_purge(void);
 

@@ -77,8 +77,7 @@ static const char *const sentences[KINDS] = {
 	"secmalloc: overflow: bytes behind the end of a chunk were written\n",
 	"secmalloc: underflow: bytes in front of a chunk were written\n",
 	"secmalloc: write after free: a chunk was written after it was given back\n",
-	INTERNAL,
-	INTERNAL,
+	INTERNAL, INTERNAL,
 };
 
 static struct sm_config conf;
