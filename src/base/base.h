@@ -206,7 +206,13 @@ void sm_count_reset(void);
  */
 SM_COLD int sm_fail(int e, const char *fmt, ...) SM_PRINTF(2, 3);
 
-/** sm_error_text - what sm_fail noted last in this thread, or "no error" */
+/** sm_error_text - what sm_fail noted last in this thread, be it fatal to the call or not */
 const char *sm_error_text(void);
+
+/** sm_error_show - the call fails with what was noted: from now on it is the thread's last error */
+void sm_error_show(void);
+
+/** sm_error_shown - what the thread's last failed call died of, or "no error" */
+const char *sm_error_shown(void);
 
 #endif

@@ -3,8 +3,11 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
-static SM_TLS char text[240] = "no error";
+/* Two texts: what went wrong on the way is only shown when the call fails in the end. */
+static SM_TLS char pending[240] = "no error";
+static SM_TLS char shown[sizeof(pending)] = "no error";
 
 int
 sm_fail(int e, const char *fmt, ...)
@@ -13,14 +16,26 @@ sm_fail(int e, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	vsnprintf(pending, sizeof(pending), fmt, ap);
 	va_end(ap);
 	errno = kept;
 	return e;
 }
 
+void
+sm_error_show(void)
+{
+	memcpy(shown, pending, sizeof(shown));
+}
+
 const char *
 sm_error_text(void)
 {
-	return text;
+	return pending;
+}
+
+const char *
+sm_error_shown(void)
+{
+	return shown;
 }

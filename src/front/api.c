@@ -13,6 +13,8 @@
 static int
 answer(int e, int kept)
 {
+	if (e)
+		sm_error_show();
 	errno = e ? e : kept;
 	return e ? -1 : 0;
 }
@@ -20,8 +22,7 @@ answer(int e, int kept)
 static void *
 answer_ptr(int e, int kept, void *ptr)
 {
-	errno = e ? e : kept;
-	return e ? NULL : ptr;
+	return answer(e, kept) ? NULL : ptr;
 }
 
 /* What a pointer is while nothing runs: a parent's, or nobody's. */
@@ -315,10 +316,18 @@ secmalloc_purge(void)
 
 /* --------------------------------------------------------- what is going on */
 
+int
+secmalloc_stats(struct secmalloc_stats *s)
+{
+	int kept = errno;
+
+	return answer(sm_stats_fill(s), kept);
+}
+
 const char *
 secmalloc_error(void)
 {
-	return sm_error_text();
+	return sm_error_shown();
 }
 
 const char *

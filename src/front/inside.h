@@ -36,6 +36,9 @@ sm_life_runs(void)
 	return SM_LIKELY(sm_config_runs(sm_config())) || sm_life_settle();
 }
 
+/** sm_stats_fill - as secmalloc_stats, an errno value returned */
+int sm_stats_fill(struct secmalloc_stats *s);
+
 /** sm_life_granted - protection bits that hold */
 unsigned sm_life_granted(void);
 

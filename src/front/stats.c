@@ -25,8 +25,8 @@ fill(struct secmalloc_stats *s)
 	s->cipher = sm_cipher_id();
 }
 
-static int
-stats(struct secmalloc_stats *caller)
+int
+sm_stats_fill(struct secmalloc_stats *caller)
 {
 	struct secmalloc_stats s = { 0 };
 	size_t theirs;
@@ -41,14 +41,4 @@ stats(struct secmalloc_stats *caller)
 	memset(caller, 0, theirs);
 	memcpy(caller, &s, sm_min_size(theirs, sizeof(s)));
 	return 0;
-}
-
-int
-secmalloc_stats(struct secmalloc_stats *s)
-{
-	int e = stats(s);
-
-	if (e)
-		errno = e;
-	return e ? -1 : 0;
 }

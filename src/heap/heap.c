@@ -3,12 +3,28 @@
 #include <errno.h>
 #include <string.h>
 
-enum { POOL_MOST_BYTES = 1 << 20, POOL_LEAST_PAGES = 4, REGION_PAGES = 1 << 16 };
+enum {
+	POOL_MOST_BYTES = 1 << 20,
+	POOL_LEAST_PAGES = 4,
+	REGION_PAGES = 1 << 16,
+	REGION_SHARE = 32 /* of the address space, in data pages: a tenth with all there is to them */
+};
 
 /* ------------------------------------------------------------ start and stop */
 
-/* Unlimited: room to grow. Limited: no more address space than the limit can ever lock, since
- * all of it counts when the program calls mlockall. */
+/* Unlimited: room to grow. Limited: no more address space than the lock limit can ever lock, since
+ * all of it counts when the program calls mlockall, nor more than a share of RLIMIT_AS, of which
+ * what describes a page takes twice what the page does. */
+static size_t
+first_region_pages(const struct sm_config *c, size_t need)
+{
+	size_t most = sm_os_address_limit() / REGION_SHARE / c->page_bytes;
+
+	if (sm_os_lock_limit() != SIZE_MAX || need >= sm_min_size(most, REGION_PAGES))
+		return need;
+	return sm_min_size(most, REGION_PAGES);
+}
+
 static int
 first_region(const struct sm_config *c)
 {
@@ -19,7 +35,7 @@ first_region(const struct sm_config *c)
 		return sm_fail(ENOMEM, "%u pools of %zu bytes are too much: ask for less",
 			c->initial_pools, c->pool_bytes);
 	need = pool * c->initial_pools;
-	pages = sm_os_lock_limit() == SIZE_MAX && need < REGION_PAGES ? REGION_PAGES : need;
+	pages = first_region_pages(c, need);
 	while ((e = sm_region_add(pages)) != 0 && pages / 2 >= need)
 		pages /= 2;
 	return e && pages > need ? sm_region_add(need) : e;

@@ -42,13 +42,25 @@ sm_os_now_ms(void)
 }
 
 static size_t
-memlock_limit(void)
+limit_of(int resource)
 {
 	struct rlimit r;
 
-	if (getrlimit(RLIMIT_MEMLOCK, &r) || r.rlim_cur == RLIM_INFINITY || r.rlim_cur > SIZE_MAX)
+	if (getrlimit(resource, &r) || r.rlim_cur == RLIM_INFINITY || r.rlim_cur > SIZE_MAX)
 		return SIZE_MAX;
 	return (size_t)r.rlim_cur;
+}
+
+static size_t
+memlock_limit(void)
+{
+	return limit_of(RLIMIT_MEMLOCK);
+}
+
+size_t
+sm_os_address_limit(void)
+{
+	return limit_of(RLIMIT_AS);
 }
 
 size_t

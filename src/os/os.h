@@ -31,6 +31,9 @@ uint64_t sm_os_now_ms(void);
 /** sm_os_lock_limit - bytes this process may lock in all; SIZE_MAX: no limit */
 size_t sm_os_lock_limit(void);
 
+/** sm_os_address_limit - bytes of address space this process may use in all; SIZE_MAX: no limit */
+size_t sm_os_address_limit(void);
+
 /** sm_os_random - n bytes from the kernel's generator. EAGAIN: it is not seeded yet. */
 int sm_os_random(void *p, size_t n);
 
