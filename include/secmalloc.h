@@ -212,7 +212,7 @@ struct secmalloc_stats {
  *          EAGAIN    the kernel's random generator is not ready
  *          another   what the system call named in secmalloc_error() failed with
  * Threads: one at a time, and no other call meanwhile.
- * Cost:    about 3 ms for a hidden pool of 1 MiB, 0.4 ms for one that is only locked.
+ * Cost:    about 4 ms for a hidden pool of 1 MiB, 0.5 ms for one that is only locked.
  */
 int secmalloc_init(const struct secmalloc_config *c);
 

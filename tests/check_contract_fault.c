@@ -7,11 +7,11 @@
 #include "contract_fault.h"
 #include <pthread.h>
 
-static const size_t PACKED[] = { 0, 1, 8, 15, 16, 17, 24, 32, 33, 100, 128, 1000, 4000, 4096, 10000,
-	16383, 16384 };
+static const size_t PACKED[] = {
+	0, 1, 8, 15, 16, 17, 24, 32, 33, 100, 128, 1000, 4000, 4096, 10000, 16383, 16384};
 #define N_PACKED (sizeof(PACKED) / sizeof(PACKED[0]))
 
-static const size_t LARGE[] = { 16385, 20000, 32768, 65536, 65537, 300000 };
+static const size_t LARGE[] = {16385, 20000, 32768, 65536, 65537, 300000};
 #define N_LARGE (sizeof(LARGE) / sizeof(LARGE[0]))
 
 static void
@@ -31,7 +31,7 @@ START_TEST(one_byte_behind_a_packed_chunk_is_an_overflow_at_free)
 {
 	for (size_t i = 0; i < N_PACKED; i++)
 		assert_dies(write_around,
-			(struct misuse) { .size = PACKED[i], .offset = (ptrdiff_t)PACKED[i] },
+			(struct misuse){.size = PACKED[i], .offset = (ptrdiff_t)PACKED[i]},
 			"overflow");
 }
 END_TEST
@@ -39,11 +39,11 @@ END_TEST
 START_TEST(one_byte_before_a_chunk_is_an_underflow_at_free)
 {
 	for (size_t i = 0; i < N_PACKED; i++)
-		assert_dies(write_around, (struct misuse) { .size = PACKED[i], .offset = -1 },
+		assert_dies(write_around, (struct misuse){.size = PACKED[i], .offset = -1},
 			"underflow");
 	for (size_t i = 0; i < N_LARGE; i++)
-		assert_dies(write_around, (struct misuse) { .size = LARGE[i], .offset = -1 },
-			"underflow");
+		assert_dies(
+			write_around, (struct misuse){.size = LARGE[i], .offset = -1}, "underflow");
 }
 END_TEST
 
@@ -51,7 +51,7 @@ START_TEST(one_byte_around_a_chunk_is_found_at_encrypt_and_realloc)
 {
 	for (int found = BY_ENCRYPT; found <= BY_SHRINK; found++) {
 		for (size_t i = 2; i < N_PACKED; i += 2) {
-			struct misuse m = { .size = PACKED[i], .found = found };
+			struct misuse m = {.size = PACKED[i], .found = found};
 
 			m.offset = (ptrdiff_t)m.size;
 			assert_dies(write_around, m, "overflow");
@@ -59,7 +59,7 @@ START_TEST(one_byte_around_a_chunk_is_found_at_encrypt_and_realloc)
 			assert_dies(write_around, m, "underflow");
 		}
 		for (size_t i = 0; i < N_LARGE; i++) {
-			struct misuse m = { .size = LARGE[i], .found = found, .offset = -1 };
+			struct misuse m = {.size = LARGE[i], .found = found, .offset = -1};
 
 			assert_dies(write_around, m, "underflow");
 		}
@@ -70,7 +70,7 @@ END_TEST
 START_TEST(one_byte_around_an_aligned_chunk_is_found)
 {
 	for (size_t alignment = 32; alignment <= 4096; alignment *= 2) {
-		struct misuse m = { .size = 100, .alignment = alignment };
+		struct misuse m = {.size = 100, .alignment = alignment};
 
 		for (int found = BY_FREE; found <= BY_REALLOC; found++) {
 			m.found = found;
@@ -100,8 +100,8 @@ resize_then_write_around(void *arg)
 START_TEST(a_byte_given_up_by_realloc_may_not_be_written)
 {
 	for (size_t i = 4; i < N_PACKED; i++)
-		assert_dies(resize_then_write_around, (struct misuse) { .size = PACKED[i] },
-			"overflow");
+		assert_dies(
+			resize_then_write_around, (struct misuse){.size = PACKED[i]}, "overflow");
 }
 END_TEST
 
@@ -120,7 +120,7 @@ open_then_write_around(void *arg)
 START_TEST(canaries_outlast_closing_and_opening)
 {
 	for (size_t i = 1; i < N_PACKED; i++) {
-		struct misuse m = { .size = PACKED[i], .offset = (ptrdiff_t)PACKED[i] };
+		struct misuse m = {.size = PACKED[i], .offset = (ptrdiff_t)PACKED[i]};
 
 		assert_dies(open_then_write_around, m, "overflow");
 		m.offset = -1;
@@ -144,7 +144,7 @@ write_behind_closed(void *arg)
 START_TEST(one_byte_around_a_closed_chunk_is_found_at_free)
 {
 	for (size_t i = 0; i < N_PACKED; i += 2) {
-		struct misuse m = { .size = PACKED[i], .offset = (ptrdiff_t)PACKED[i] };
+		struct misuse m = {.size = PACKED[i], .offset = (ptrdiff_t)PACKED[i]};
 
 		assert_dies(write_behind_closed, m, "overflow");
 		m.offset = -1;
@@ -176,10 +176,10 @@ write_after_free(void *arg)
 
 START_TEST(a_write_after_free_is_found_when_the_slot_is_used_again)
 {
-	const size_t sizes[] = { 16, 32, 100, 1000, 4000 };
+	const size_t sizes[] = {16, 32, 100, 1000, 4000};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		struct misuse m = { .size = sizes[i] };
+		struct misuse m = {.size = sizes[i]};
 
 		assert_dies(write_after_free, m, "write after free");
 		m.offset = (ptrdiff_t)sizes[i] / 2;
@@ -284,14 +284,14 @@ START_TEST(on_fault_hears_the_kind_and_the_pointer_before_the_sentence)
 		enum secmalloc_fault kind;
 		const char *word;
 	} faults[] = {
-		{ fault_double_free, SECMALLOC_FAULT_DOUBLE_FREE, "double free" },
-		{ fault_invalid_free, SECMALLOC_FAULT_INVALID_FREE, "invalid free" },
-		{ fault_overflow, SECMALLOC_FAULT_OVERFLOW, "overflow" },
-		{ fault_underflow, SECMALLOC_FAULT_UNDERFLOW, "underflow" },
-		{ fault_write_after_free, SECMALLOC_FAULT_WRITE_AFTER_FREE, "write after free" },
+		{fault_double_free, SECMALLOC_FAULT_DOUBLE_FREE, "double free"},
+		{fault_invalid_free, SECMALLOC_FAULT_INVALID_FREE, "invalid free"},
+		{fault_overflow, SECMALLOC_FAULT_OVERFLOW, "overflow"},
+		{fault_underflow, SECMALLOC_FAULT_UNDERFLOW, "underflow"},
+		{fault_write_after_free, SECMALLOC_FAULT_WRITE_AFTER_FREE, "write after free"},
 	};
-	struct heard *h = mmap(NULL, sizeof(*h), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct heard *h =
+		mmap(NULL, sizeof(*h), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	ck_assert_ptr_ne(h, MAP_FAILED);
 	for (size_t i = 0; i < 5; i++) {
@@ -343,7 +343,7 @@ free_twice_among_threads(void *arg)
 
 START_TEST(a_fault_ends_the_process_whatever_its_threads_do)
 {
-	struct misuse m = { .size = 64 };
+	struct misuse m = {.size = 64};
 
 	for (int i = 0; i < 30; i++) {
 		struct outcome o = outcome_of(free_twice_among_threads, &m);

@@ -15,7 +15,7 @@ extern char **environ;
 
 enum { SMALL, LARGE, SEALED, SEALED_LARGE, EMPTY, N_HEIRLOOMS };
 
-static const size_t SIZE[N_HEIRLOOMS] = { 500, 70000, 500, 70000, 0 };
+static const size_t SIZE[N_HEIRLOOMS] = {500, 70000, 500, 70000, 0};
 
 /** heirloom - the parent's chunks, whose addresses a child knows */
 static unsigned char *heirloom[N_HEIRLOOMS];
@@ -248,7 +248,7 @@ static struct range
 mapping_of(const void *p)
 {
 	const uintptr_t at = (uintptr_t)p;
-	struct range r = { 0, 0 };
+	struct range r = {0, 0};
 	FILE *maps = fopen("/proc/self/maps", "r");
 	char line[512];
 
@@ -305,8 +305,8 @@ child_closes_a_chunk(void *arg)
 START_TEST(no_two_children_close_the_same_bytes_alike)
 {
 	enum { N = 40 };
-	unsigned char *seen = mmap(
-		NULL, N * 64, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	unsigned char *seen =
+		mmap(NULL, N * 64, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	ck_assert_ptr_ne(seen, MAP_FAILED);
 	for (int i = 0; i < N; i += 2) {
@@ -382,7 +382,7 @@ status_of_vfork(void)
 START_TEST(vfork_spawn_and_system_do_no_harm)
 {
 	char name[] = "true";
-	char *const argv[] = { name, NULL };
+	char *const argv[] = {name, NULL};
 	int status;
 
 	for (int round = 0; round < 5; round++) {

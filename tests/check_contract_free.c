@@ -30,10 +30,10 @@ free_beside(void *arg)
 
 START_TEST(freeing_twice_is_a_double_free)
 {
-	const size_t sizes[] = { 0, 1, 32, 1000, 4000, 16384, 16385, 65536, 300000 };
+	const size_t sizes[] = {0, 1, 32, 1000, 4000, 16384, 16385, 65536, 300000};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		struct misuse m = { .size = sizes[i] };
+		struct misuse m = {.size = sizes[i]};
 
 		assert_dies(free_twice, m, "double free");
 		m.found = BY_REALLOC;
@@ -46,12 +46,12 @@ END_TEST
 
 START_TEST(freeing_an_interior_pointer_is_an_invalid_free)
 {
-	const ptrdiff_t offsets[] = { 1, 8, 16, 99, -1, -16, 64 };
-	const size_t sizes[] = { 100, 4000, 65536 };
+	const ptrdiff_t offsets[] = {1, 8, 16, 99, -1, -16, 64};
+	const size_t sizes[] = {100, 4000, 65536};
 
 	for (size_t i = 0; i < 3; i++) {
 		for (size_t k = 0; k < sizeof(offsets) / sizeof(offsets[0]); k++) {
-			struct misuse m = { .size = sizes[i], .offset = offsets[k] };
+			struct misuse m = {.size = sizes[i], .offset = offsets[k]};
 
 			assert_dies(free_beside, m, "invalid free");
 			if (k > 2)
@@ -62,10 +62,8 @@ START_TEST(freeing_an_interior_pointer_is_an_invalid_free)
 			assert_dies(free_beside, m, "invalid free");
 		}
 	}
-	assert_dies(free_beside, (struct misuse) { .size = 65536, .offset = 65536 },
-		"invalid free");
-	assert_dies(free_beside, (struct misuse) { .size = 65536, .offset = 4096 },
-		"invalid free");
+	assert_dies(free_beside, (struct misuse){.size = 65536, .offset = 65536}, "invalid free");
+	assert_dies(free_beside, (struct misuse){.size = 65536, .offset = 4096}, "invalid free");
 }
 END_TEST
 
@@ -82,7 +80,8 @@ foreign(enum foreign kind)
 	case HEAP:
 		return malloc(64);
 	case MAPPED:
-		return mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		return mmap(
+			NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	case TEXT:
 		return launder("text");
 	case CODE:
@@ -130,7 +129,7 @@ START_TEST(freeing_what_is_not_ours_is_an_invalid_free)
 {
 	for (int state = RUNNING; state <= AFTER_TERM; state++) {
 		for (int kind = STACK; kind < OUR_CHUNK; kind++) {
-			struct stray s = { kind, 0, state };
+			struct stray s = {kind, 0, state};
 			struct outcome o = outcome_of(free_foreign, &s);
 
 			assert_sentence(&o, "invalid free");
@@ -139,14 +138,14 @@ START_TEST(freeing_what_is_not_ours_is_an_invalid_free)
 			assert_sentence(&o, "invalid free");
 		}
 	}
-	assert_exits_0(free_foreign, &(struct stray) { OUR_CHUNK, 0, RUNNING });
-	assert_exits_0(free_foreign, &(struct stray) { OUR_CHUNK, 1, RUNNING });
+	assert_exits_0(free_foreign, &(struct stray){OUR_CHUNK, 0, RUNNING});
+	assert_exits_0(free_foreign, &(struct stray){OUR_CHUNK, 1, RUNNING});
 }
 END_TEST
 
 START_TEST(freeing_a_chunk_from_before_term_is_an_invalid_free)
 {
-	struct stray s = { OUR_CHUNK, 0, AFTER_TERM };
+	struct stray s = {OUR_CHUNK, 0, AFTER_TERM};
 	struct outcome o = outcome_of(free_foreign, &s);
 
 	assert_sentence(&o, "invalid free");

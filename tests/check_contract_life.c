@@ -281,7 +281,7 @@ END_TEST
 START_TEST(a_pool_size_is_rounded_up_to_pages_and_never_shrinks)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	const size_t asked[] = { 4 * page, 16 * page + 1, 100000, MIB - 1, 3 * MIB };
+	const size_t asked[] = {4 * page, 16 * page + 1, 100000, MIB - 1, 3 * MIB};
 
 	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
 		struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
@@ -299,7 +299,7 @@ END_TEST
 
 START_TEST(absurd_pool_sizes_are_refused)
 {
-	const size_t asked[] = { SIZE_MAX, SIZE_MAX - 4094, SIZE_MAX / 2, SIZE_MAX / 4 };
+	const size_t asked[] = {SIZE_MAX, SIZE_MAX - 4094, SIZE_MAX / 2, SIZE_MAX / 4};
 
 	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
 		struct secmalloc_config c = SECMALLOC_CONFIG_INIT;

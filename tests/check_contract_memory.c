@@ -6,8 +6,8 @@
  */
 #include "contract.h"
 
-static const size_t SIZES[] = { 0, 1, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 1000,
-	4000, 4096, 4097, 8192, 12345, 16383, 16384, 16385, 20001, 65536, 100003, 262144 };
+static const size_t SIZES[] = {0, 1, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 1000,
+	4000, 4096, 4097, 8192, 12345, 16383, 16384, 16385, 20001, 65536, 100003, 262144};
 #define N_SIZES (sizeof(SIZES) / sizeof(SIZES[0]))
 
 /** assert_wiped - at p there is nothing, or nothing but zeros */
@@ -114,8 +114,8 @@ END_TEST
 
 START_TEST(impossible_sizes_and_products_are_enomem)
 {
-	const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 15, SIZE_MAX - 16,
-		SIZE_MAX - 4095, SIZE_MAX - 8192, SIZE_MAX / 2 + 1, SIZE_MAX / 2, SIZE_MAX / 4 };
+	const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 15, SIZE_MAX - 16,
+		SIZE_MAX - 4095, SIZE_MAX - 8192, SIZE_MAX / 2 + 1, SIZE_MAX / 2, SIZE_MAX / 4};
 	char *p = secstrdup("untouched");
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -140,8 +140,8 @@ END_TEST
 START_TEST(alignments_up_to_a_page_are_honoured_and_others_einval)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	const size_t bad[] = { 0, 3, 5, 6, 12, 24, 48, 100, 4095, page + 1, 2 * page, SIZE_MAX,
-		SIZE_MAX / 2 + 1 };
+	const size_t bad[] = {
+		0, 3, 5, 6, 12, 24, 48, 100, 4095, page + 1, 2 * page, SIZE_MAX, SIZE_MAX / 2 + 1};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		FAILS_WITH(EINVAL, NULL, secaligned_alloc(launder_size(bad[i]), 64));
@@ -273,7 +273,8 @@ END_TEST
 START_TEST(strndup_reads_no_byte_behind_n)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	char *two = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *two =
+		mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *p;
 
 	ck_assert_ptr_ne(two, MAP_FAILED);
@@ -290,9 +291,9 @@ START_TEST(what_is_not_a_chunk_is_not_owned_and_has_no_size)
 	static int still;
 	int here;
 	char *small = secmalloc(100), *large = secmalloc(50000), *heap = malloc(100), *gone;
-	const void *foreign[] = { &still, &here, heap, "text", small + 1, small + 16, small - 16,
+	const void *foreign[] = {&still, &here, heap, "text", small + 1, small + 16, small - 16,
 		large + 4096, large + 50000, large - 1, (void *)8, (void *)UINTPTR_MAX,
-		(void *)(UINTPTR_MAX / 2 + 1), (void *)0xdeadbeefdeadbee0u };
+		(void *)(UINTPTR_MAX / 2 + 1), (void *)0xdeadbeefdeadbee0u};
 
 	for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++) {
 		void *p = launder(foreign[i]);
@@ -375,15 +376,15 @@ START_TEST(protection_governs_accesses_whatever_the_library_does)
 	struct touch t;
 
 	for (int before = NOTHING; before <= TO_A_SLAB; before++) {
-		t = (struct touch) { SECMALLOC_NOACCESS, before, 0 };
+		t = (struct touch){SECMALLOC_NOACCESS, before, 0};
 		assert_segv(touch_protected, &t);
-		t = (struct touch) { SECMALLOC_NOACCESS, before, 1 };
+		t = (struct touch){SECMALLOC_NOACCESS, before, 1};
 		assert_segv(touch_protected, &t);
-		t = (struct touch) { SECMALLOC_READONLY, before, 0 };
+		t = (struct touch){SECMALLOC_READONLY, before, 0};
 		assert_exits_0(touch_protected, &t);
-		t = (struct touch) { SECMALLOC_READONLY, before, 1 };
+		t = (struct touch){SECMALLOC_READONLY, before, 1};
 		assert_segv(touch_protected, &t);
-		t = (struct touch) { SECMALLOC_READWRITE, before, 1 };
+		t = (struct touch){SECMALLOC_READWRITE, before, 1};
 		assert_exits_0(touch_protected, &t);
 	}
 }
@@ -418,7 +419,11 @@ END_TEST
 START_TEST(random_operations_agree_with_a_model)
 {
 	enum { N = 100, STEPS = 40000 };
-	struct { unsigned char *p; size_t n; unsigned seed; } m[N];
+	struct {
+		unsigned char *p;
+		size_t n;
+		unsigned seed;
+	} m[N];
 	unsigned r = 12345;
 
 	memset(m, 0, sizeof(m));

@@ -7,8 +7,8 @@
 #include "contract.h"
 #include <pthread.h>
 
-static const size_t SIZES[] = { 0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 255, 256, 1000, 4096,
-	12345, 16384, 16385, 20001, 65536, 300000 };
+static const size_t SIZES[] = {0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 255, 256, 1000, 4096,
+	12345, 16384, 16385, 20001, 65536, 300000};
 #define N_SIZES (sizeof(SIZES) / sizeof(SIZES[0]))
 
 static void
@@ -138,7 +138,7 @@ END_TEST
 
 START_TEST(every_single_flipped_bit_is_refused)
 {
-	const size_t sizes[] = { 1, 15, 16, 33, 64, 256 };
+	const size_t sizes[] = {1, 15, 16, 33, 64, 256};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		unsigned char *p = sealed_new(sizes[i], 2);
@@ -191,7 +191,7 @@ END_TEST
 
 START_TEST(two_swapped_chunks_are_refused)
 {
-	const size_t sizes[] = { 16, 64, 4096, 65536 };
+	const size_t sizes[] = {16, 64, 4096, 65536};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		const size_t n = sizes[i];
@@ -215,7 +215,7 @@ END_TEST
 
 START_TEST(older_bytes_put_back_are_refused)
 {
-	const size_t sizes[] = { 16, 100, 4096, 65536 };
+	const size_t sizes[] = {16, 100, 4096, 65536};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		const size_t n = sizes[i];
@@ -301,7 +301,7 @@ END_TEST
 
 START_TEST(a_tampered_chunk_is_not_resized)
 {
-	const size_t sizes[] = { 10, 100, 101, 5000, 20000, 100000 };
+	const size_t sizes[] = {10, 100, 101, 5000, 20000, 100000};
 
 	for (size_t i = 0; i < 6; i++) {
 		unsigned char *p = sealed_new(100, 12);
@@ -329,7 +329,7 @@ END_TEST
 
 START_TEST(closed_chunks_are_freed_tampered_or_not)
 {
-	const size_t sizes[] = { 0, 64, 16384, 70000 };
+	const size_t sizes[] = {0, 64, 16384, 70000};
 
 	for (size_t i = 0; i < 4; i++) {
 		unsigned char *p = sealed_new(sizes[i], 14), *q = sealed_new(sizes[i], 14);
@@ -397,9 +397,9 @@ START_TEST(what_is_not_a_chunk_cannot_be_closed_or_opened)
 	static int still;
 	int here;
 	char *small = secmalloc(100), *large = secmalloc(50000), *heap = malloc(100), *gone;
-	const void *foreign[] = { NULL, &still, &here, heap, "text", small + 1, small + 16,
+	const void *foreign[] = {NULL, &still, &here, heap, "text", small + 1, small + 16,
 		small - 16, large + 4096, large + 50000, large - 1, (void *)8, (void *)UINTPTR_MAX,
-		(void *)(UINTPTR_MAX / 2 + 1), NULL };
+		(void *)(UINTPTR_MAX / 2 + 1), NULL};
 
 	gone = secmalloc(100);
 	secfree(gone);

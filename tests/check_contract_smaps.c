@@ -11,8 +11,8 @@
 #include <fcntl.h>
 #include <inttypes.h>
 
-static const size_t SIZES[] = { 0, 1, 16, 32, 100, 500, 1000, 4096, 10000, 16384, 16385, 40000,
-	65536 };
+static const size_t SIZES[] = {
+	0, 1, 16, 32, 100, 500, 1000, 4096, 10000, 16384, 16385, 40000, 65536};
 #define N_SIZES (sizeof(SIZES) / sizeof(SIZES[0]))
 
 static size_t
@@ -41,7 +41,8 @@ look(struct view *v)
 	char *save = NULL;
 
 	MUST(fd >= 0);
-	while (used < sizeof(text) - 1 && (got = read(fd, text + used, sizeof(text) - 1 - used)) > 0)
+	while (used < sizeof(text) - 1 &&
+		(got = read(fd, text + used, sizeof(text) - 1 - used)) > 0)
 		used += (size_t)got;
 	MUST(used < sizeof(text) - 1);
 	text[used] = '\0';
@@ -53,7 +54,7 @@ look(struct view *v)
 		if (strncmp(l, "VmFlags:", 8) == 0 && v->n > 0)
 			snprintf(m[-1].flags, sizeof(m[-1].flags), "%s ", l + 8);
 		else if (v->n < 2000 &&
-			sscanf(l, "%" SCNxPTR "-%" SCNxPTR " ", &m->from, &m->to) == 2)
+			 sscanf(l, "%" SCNxPTR "-%" SCNxPTR " ", &m->from, &m->to) == 2)
 			v->n++;
 	}
 }
@@ -169,12 +170,12 @@ touch_beyond(void *arg)
 
 START_TEST(the_byte_behind_a_large_chunk_and_its_alignment_is_out_of_reach)
 {
-	const size_t sizes[] = { 16400, 20000, 32768, 65536, 65537, 100001 };
+	const size_t sizes[] = {16400, 20000, 32768, 65536, 65537, 100001};
 
 	for (size_t i = 0; i < 6; i++) {
 		for (unsigned without = 0; without <= SECMALLOC_HIDDEN;
 			without += SECMALLOC_HIDDEN) {
-			struct reach r = { without, sizes[i], 0, 0 };
+			struct reach r = {without, sizes[i], 0, 0};
 
 			r.offset = (ptrdiff_t)((sizes[i] + 15) / 16 * 16);
 			assert_segv(touch_beyond, &r);
@@ -289,7 +290,7 @@ rounds_after_the_drop(void *arg)
 
 START_TEST(initial_pools_serve_after_setuid_and_a_limit_of_0)
 {
-	struct rounds r = { 0, 0, 0, 65536 };
+	struct rounds r = {0, 0, 0, 65536};
 
 	if (!may_drop(__func__))
 		return;
@@ -301,7 +302,7 @@ END_TEST
 
 START_TEST(the_unprivileged_get_what_64_kib_of_lockable_memory_hold)
 {
-	struct rounds r = { 0, 64 * KIB, 1, 500 };
+	struct rounds r = {0, 64 * KIB, 1, 500};
 
 	if (!may_drop(__func__))
 		return;
@@ -344,13 +345,13 @@ until_enomem(void *arg)
 
 START_TEST(beyond_the_limit_is_enomem_and_never_unlocked_memory)
 {
-	struct rounds r = { 0, 0, 0, 64 };
+	struct rounds r = {0, 0, 0, 64};
 
 	if (!may_drop(__func__))
 		return;
 	for (int hidden = 0; hidden < 2; hidden++) {
 		for (int by_default = 0; by_default < 2; by_default++) {
-			r = (struct rounds) { hidden ? 0 : SECMALLOC_HIDDEN, 0, by_default, 64 };
+			r = (struct rounds){hidden ? 0 : SECMALLOC_HIDDEN, 0, by_default, 64};
 			r.limit = by_default ? 64 * KIB : 0;
 			assert_exits_0(until_enomem, &r);
 			r.largest = 1000;

@@ -194,7 +194,7 @@ static void
 init_in_a_narrow_space(void *arg)
 {
 	const struct narrow *n = arg;
-	const struct rlimit r = { n->limit, n->limit };
+	const struct rlimit r = {n->limit, n->limit};
 	char *p;
 
 	MUST(setrlimit(RLIMIT_AS, &r) == 0);
@@ -216,7 +216,7 @@ assert_in_narrow_spaces(const char *test, size_t share)
 	if (LOCKS_ARE_FAKED || under_valgrind(test))
 		return;
 	for (size_t mib = 100; mib < 3000; mib += mib / 3) {
-		struct narrow n = { mib * MIB, share };
+		struct narrow n = {mib * MIB, share};
 
 		assert_exits_0(init_in_a_narrow_space, &n);
 	}

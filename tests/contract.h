@@ -193,8 +193,8 @@ reap(struct outcome *o, pid_t pid, int fd)
 static inline struct outcome
 outcome_by(pid_t (*forker)(void), void (*body)(void *), void *arg)
 {
-	const struct rlimit none = { 0, 0 };
-	struct outcome o = { 0, "" };
+	const struct rlimit none = {0, 0};
+	struct outcome o = {0, ""};
 	int fds[2];
 	pid_t pid;
 
@@ -266,7 +266,7 @@ under_valgrind(const char *test)
 
 	if (preload == NULL || strstr(preload, "/vgpreload_") == NULL)
 		return 0;
-	printf("skipped: %s, for valgrind forbids to look at inaccessible memory\n", test);
+	printf("skipped: %s, which valgrind does not allow\n", test);
 	return 1;
 }
 
@@ -274,7 +274,7 @@ under_valgrind(const char *test)
 static inline void
 drop_to(size_t limit)
 {
-	const struct rlimit r = { limit, limit };
+	const struct rlimit r = {limit, limit};
 
 	MUST(setrlimit(RLIMIT_MEMLOCK, &r) == 0);
 	MUST(setgroups(0, NULL) == 0);

@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: ISC
  *
  * Each misuse dies in a child of its own, by SIGABRT and with one sentence that names it;
- * the same steps without the misuse exit 0.  Not for valgrind, which also uses stderr.
+ * the same steps without the misuse exit 0.
  */
 #ifndef TESTS_CONTRACT_FAULT_H
 #define TESTS_CONTRACT_FAULT_H
@@ -34,8 +34,8 @@ without_hidden(void)
 static inline void
 assert_sentence(const struct outcome *o, const char *word)
 {
-	static const char *const words[] = { "double free", "invalid free", "overflow", "underflow",
-		"write after free", "internal" };
+	static const char *const words[] = {"double free", "invalid free", "overflow", "underflow",
+		"write after free", "internal"};
 
 	ck_assert_msg(WIFSIGNALED(o->status) && WTERMSIG(o->status) == SIGABRT,
 		"%s: status 0x%x: %s", word, (unsigned)o->status, o->text);

@@ -6,6 +6,8 @@ static struct sm_lock lock;	 /* SM_RANK_POOL: everything below, and every sm_poo
 static _Atomic unsigned granted; /* bits that held for every pool so far */
 static unsigned pool_count;
 static struct sm_pool *recent; /* where a run was found last */
+static size_t run_count;       /* runs between guards: two mappings each */
+static size_t run_limit;       /* so many leave the program its share of vm.max_map_count */
 
 unsigned
 sm_pool_granted(void)
@@ -99,9 +101,9 @@ pool_release(struct sm_region *r, struct sm_pool *p)
 	recent = NULL;
 }
 
-/* Pools added later and empty again are kept until their lockable bytes are needed elsewhere. */
+/* Of the pools added later and empty again, all but one of the usual size; true: there was one. */
 static bool
-release_empty(void)
+release_empty(bool keep_one)
 {
 	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
 	bool any = false;
@@ -110,10 +112,14 @@ release_empty(void)
 		for (size_t k = 0; k < sm_regions[i].npools; k++) {
 			struct sm_pool *p = &sm_regions[i].pools[k];
 
-			if (p->area.base && !p->initial && p->free_pages == p->pages) {
-				pool_release(&sm_regions[i], p);
-				any = true;
+			if (!p->area.base || p->initial || p->free_pages != p->pages)
+				continue;
+			if (keep_one && p->area.bytes == sm_config()->pool_bytes) {
+				keep_one = false;
+				continue;
 			}
+			pool_release(&sm_regions[i], p);
+			any = true;
 		}
 	return any;
 }
@@ -160,13 +166,23 @@ sm_pool_add(size_t pages, bool initial)
 
 	if (pages < least)
 		pages = least;
-	if (pool_count >= c->max_pools && !release_empty())
+	if (pool_count >= c->max_pools && !release_empty(false))
 		return sm_fail(ENOMEM, "all %u pools are full: raise max_pools or pool_size",
 			c->max_pools);
 	e = pool_obtain(pages, initial);
-	if (e && release_empty())
+	if (e && release_empty(false))
 		e = pool_obtain(pages, initial);
 	return e == 0 || initial ? e : ENOMEM;
+}
+
+static void
+forget_pools(void)
+{
+	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
+	pool_count = 0;
+	recent = NULL;
+	run_count = 0;
+	run_limit = sm_os_map_limit() / 4 * 3 / 2;
 }
 
 void
@@ -184,9 +200,7 @@ sm_pool_reset(void)
 				sm_wipe(p->area.base, p->area.bytes);
 			pool_release(&sm_regions[i], p);
 		}
-	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
-	pool_count = 0;
-	recent = NULL;
+	forget_pools();
 }
 
 void
@@ -201,9 +215,7 @@ sm_pool_orphan(void)
 			if (a->base)
 				sm_os_cover(a->base, a->bytes, a->granted & SECMALLOC_HIDDEN);
 		}
-	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
-	pool_count = 0;
-	recent = NULL;
+	forget_pools();
 	lock = (struct sm_lock){ 0 };
 }
 
@@ -293,7 +305,11 @@ sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *plac
 	int e;
 
 	sm_lock_take(&lock, SM_RANK_POOL);
-	e = find_or_add(&pages, least, &r, &p, &at);
+	if (run_count >= run_limit)
+		e = sm_fail(ENOMEM, "%zu guarded ranges are three quarters of vm.max_map_count: "
+				    "raise it, or use fewer large chunks", run_count);
+	else
+		e = find_or_add(&pages, least, &r, &p, &at);
 	if (e)
 		goto out;
 	if (!(sm_config()->without & SECMALLOC_GUARDED)) { /* also where some guards failed */
@@ -309,6 +325,7 @@ sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *plac
 		set_words(r, at + pages, 1, guard);
 		p->free_pages--;
 	}
+	run_count++;
 	pool_check(p);
 	*place = (struct sm_place){ r, at, pages };
 out:
@@ -338,6 +355,9 @@ sm_run_put(struct sm_region *r, size_t at)
 		set_words(r, at + run.pages, 1, (struct sm_run){ 0 });
 		p->free_pages++;
 	}
+	run_count--;
 	pool_check(p);
+	if (!p->initial && p->free_pages == p->pages)
+		(void)release_empty(true);
 	sm_lock_release(&lock, SM_RANK_POOL);
 }

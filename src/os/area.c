@@ -69,6 +69,12 @@ sm_os_lock_limit(void)
 	return sm_sys_may_lock_all() ? SIZE_MAX : memlock_limit();
 }
 
+size_t
+sm_os_map_limit(void)
+{
+	return sm_sys_map_limit();
+}
+
 int
 sm_os_random(void *p, size_t n)
 {

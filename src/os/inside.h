@@ -8,6 +8,8 @@
 int sm_sys_hidden(size_t bytes, void **out);
 /** sm_sys_hibernates - hidden pages would keep this machine from hibernating */
 bool sm_sys_hibernates(void);
+/** sm_sys_map_limit - mappings a process may have; SIZE_MAX: no limit known */
+size_t sm_sys_map_limit(void);
 int sm_sys_nodump(void *p, size_t n);
 int sm_sys_wipe_on_fork(void *p, size_t n);
 int sm_sys_absent_in_fork(void *p, size_t n);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -16,6 +17,8 @@
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
+
+enum { DEFAULT_MAX_MAP_COUNT = 65530 }; /* linux/mm.h */
 
 static int
 advise(void *p, size_t n, int what)
@@ -65,23 +68,41 @@ close_fd:
 	return e;
 }
 
+/* The first line of a small file of the kernel's; false: it is not there. */
+static bool
+read_line(const char *path, char *line, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return false;
+	n = read(fd, line, size - 1);
+	close(fd);
+	if (n <= 0)
+		return false;
+	line[n] = '\0';
+	line[strcspn(line, "\n")] = '\0';
+	return true;
+}
+
 /* Documentation/power/swsusp: resume= names the device; 0:0 says there is none */
 bool
 sm_sys_hibernates(void)
 {
 	char dev[16];
-	int fd = open("/sys/power/resume", O_RDONLY | O_CLOEXEC);
-	ssize_t n;
 
-	if (fd < 0)
-		return false;
-	n = read(fd, dev, sizeof(dev) - 1);
-	close(fd);
-	if (n <= 0)
-		return false;
-	dev[n] = '\0';
-	dev[strcspn(dev, "\n")] = '\0';
-	return strcmp(dev, "0:0") != 0;
+	return read_line("/sys/power/resume", dev, sizeof(dev)) && strcmp(dev, "0:0") != 0;
+}
+
+size_t
+sm_sys_map_limit(void)
+{
+	char count[24];
+
+	if (!read_line("/proc/sys/vm/max_map_count", count, sizeof(count)))
+		return DEFAULT_MAX_MAP_COUNT;
+	return strtoul(count, NULL, 10);
 }
 
 /* memfd_secret has no MAP_POPULATE, and a page that can't be had would be SIGBUS */

@@ -34,6 +34,9 @@ size_t sm_os_lock_limit(void);
 /** sm_os_address_limit - bytes of address space this process may use in all; SIZE_MAX: no limit */
 size_t sm_os_address_limit(void);
 
+/** sm_os_map_limit - mappings this process may have (vm.max_map_count); SIZE_MAX: no limit known */
+size_t sm_os_map_limit(void);
+
 /** sm_os_random - n bytes from the kernel's generator. EAGAIN: it is not seeded yet. */
 int sm_os_random(void *p, size_t n);
 

@@ -23,6 +23,12 @@ sm_sys_hibernates(void)
 	return false;
 }
 
+size_t
+sm_sys_map_limit(void)
+{
+	return SIZE_MAX;
+}
+
 int
 sm_sys_nodump(void *p, size_t n)
 {
