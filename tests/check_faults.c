@@ -271,6 +271,37 @@ START_TEST(no_failed_call_is_silent_with_locked_pages)
 }
 END_TEST
 
+/* What the library takes for vm.max_map_count; 0: the truth */
+static size_t map_limit;
+size_t __real_sm_os_map_limit(void);
+size_t __wrap_sm_os_map_limit(void);
+
+size_t
+__wrap_sm_os_map_limit(void)
+{
+	return map_limit ? map_limit : __real_sm_os_map_limit();
+}
+
+START_TEST(a_quarter_of_max_map_count_is_left_to_the_program)
+{
+	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+	void *p[24];
+
+	map_limit = 64;
+	c.pool_size = 1 << 20;
+	expect_start(&c);
+	for (size_t i = 0; i < 24; i++) {
+		p[i] = secmalloc(20000); /* two mappings each */
+		ck_assert_ptr_nonnull(p[i]);
+	}
+	ck_assert_ptr_null(secmalloc(20000));
+	ck_assert_int_eq(errno, ENOMEM);
+	ck_assert_ptr_nonnull(strstr(secmalloc_error(), "vm.max_map_count"));
+	secfree(p[7]);
+	ck_assert_ptr_nonnull(secmalloc(20000));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -282,6 +313,7 @@ main(void)
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, no_failed_call_is_silent_with_hidden_pages, 0, INJECTIONS);
 	tcase_add_loop_test(t, no_failed_call_is_silent_with_locked_pages, 0, INJECTIONS);
+	tcase_add_test(t, a_quarter_of_max_map_count_is_left_to_the_program);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

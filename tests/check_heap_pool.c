@@ -145,32 +145,6 @@ START_TEST(a_slab_lies_between_pages_without_access)
 }
 END_TEST
 
-/* --wrap: what the library takes for vm.max_map_count; 0: the truth */
-static size_t map_limit;
-size_t __real_sm_os_map_limit(void);
-size_t __wrap_sm_os_map_limit(void);
-
-size_t
-__wrap_sm_os_map_limit(void)
-{
-	return map_limit ? map_limit : __real_sm_os_map_limit();
-}
-
-START_TEST(a_quarter_of_max_map_count_is_left_to_the_program)
-{
-	void *p[24];
-
-	map_limit = 64;
-	start(256, 1, 1);
-	for (size_t i = 0; i < 24; i++)
-		MUST((p[i] = secmalloc(SPAN(6))) != NULL); /* two mappings each */
-	FAILS_WITH(ENOMEM, NULL, secmalloc(SPAN(6)));
-	ck_assert_ptr_nonnull(strstr(secmalloc_error(), "vm.max_map_count"));
-	secfree(p[7]);
-	MUST(secmalloc(SPAN(6)) != NULL);
-}
-END_TEST
-
 /* ---------------------------------------------------------------- pools */
 
 START_TEST(a_pool_is_added_when_the_others_are_full_and_goes_when_its_bytes_are_needed)
@@ -482,7 +456,6 @@ main(void)
 	Suite *s = suite_create("heap_pool");
 	TCase *tc = add_case(s, "slabs", 0);
 
-	tcase_add_test(tc, a_quarter_of_max_map_count_is_left_to_the_program);
 	tcase_add_test(tc, an_empty_slab_gives_its_pages_back);
 	tcase_add_test(tc, empty_slabs_make_room_for_whoever_needs_pages);
 	tcase_add_test(tc, a_slab_lies_between_pages_without_access);
