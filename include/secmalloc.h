@@ -280,7 +280,9 @@ void *secaligned_alloc(size_t alignment, size_t size) SECMALLOC_RESIZE(2);
  * secfree - wipe a chunk and give it back
  *
  * An open or closed chunk alike; NULL does nothing.  Faults: DOUBLE_FREE, INVALID_FREE,
- * OVERFLOW, UNDERFLOW.  Keeps errno.  In a child a parent's chunk is left alone.
+ * OVERFLOW, UNDERFLOW.  Keeps errno.  In a child a parent's chunk is left alone.  Should the
+ * kernel refuse access to the pages of a protected chunk, it stays live and secmalloc_error()
+ * says so: give it SECMALLOC_READWRITE first where vm.max_map_count may be exhausted.
  */
 void secfree(void *ptr);
 

@@ -385,5 +385,5 @@ main(void)
 	tcase_add_test(tc, the_high_water_is_the_most_that_bytes_were);
 	tcase_add_test(tc, a_reset_leaves_only_live_at_term);
 	srunner_run_all(sr, CK_NORMAL);
-	return srunner_ntests_failed(sr) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return finish(sr);
 }

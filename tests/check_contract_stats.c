@@ -211,9 +211,9 @@ init_in_a_narrow_space(void *arg)
 static void
 assert_in_narrow_spaces(const char *test, size_t share)
 {
-	if (LOCKS_ARE_FAKED)
+	if (SANITIZED)
 		printf("skipped: %s, for a sanitizer needs all address space\n", test);
-	if (LOCKS_ARE_FAKED || under_valgrind(test))
+	if (SANITIZED || under_valgrind(test))
 		return;
 	for (size_t mib = 100; mib < 3000; mib += mib / 3) {
 		struct narrow n = {mib * MIB, share};

@@ -50,7 +50,6 @@ fails(enum call c)
 }
 
 void *__real_mmap(void *, size_t, int, int, int, off_t);
-int __real_mlock(const void *, size_t);
 int __real_mprotect(void *, size_t, int);
 int __real_madvise(void *, size_t, int);
 void *__real_mremap(void *, size_t, size_t, int, ...);
@@ -58,7 +57,6 @@ int __real_ftruncate(int, off_t);
 long __real_syscall(long, ...);
 ssize_t __real_getrandom(void *, size_t, unsigned);
 void *__wrap_mmap(void *, size_t, int, int, int, off_t);
-int __wrap_mlock(const void *, size_t);
 int __wrap_mprotect(void *, size_t, int);
 int __wrap_madvise(void *, size_t, int);
 void *__wrap_mremap(void *, size_t, size_t, int, ...);
@@ -70,12 +68,6 @@ void *
 __wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t off)
 {
 	return fails(MMAP) ? MAP_FAILED : __real_mmap(a, n, prot, flags, fd, off);
-}
-
-int
-__wrap_mlock(const void *a, size_t n)
-{
-	return fails(MLOCK) ? -1 : __real_mlock(a, n);
 }
 
 int
@@ -119,7 +111,9 @@ __wrap_syscall(long nr, ...)
 	b = va_arg(ap, long);
 	c = va_arg(ap, long);
 	va_end(ap);
-	return nr == SYS_memfd_secret && fails(MEMFD_SECRET) ? -1 : __real_syscall(nr, a, b, c);
+	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)))
+		return -1;
+	return __real_syscall(nr, a, b, c);
 }
 
 ssize_t

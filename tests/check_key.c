@@ -483,7 +483,8 @@ main(void)
 	tcase_add_loop_test(tc, every_page_is_locked_undumped_and_kept_from_children, 0, MODES);
 	tcase_add_loop_test(tc, the_pages_on_both_sides_of_each_page_are_inaccessible, 0, MODES);
 	tcase_add_loop_test(tc, a_stop_wipes_and_unmaps_and_may_be_repeated, 0, MODES);
-	tcase_add_loop_test(tc, a_start_that_fails_at_any_step_leaves_nothing_mapped, 0, MODES);
+	if (!SANITIZED)
+		tcase_add_loop_test(tc, a_start_that_fails_at_any_step_leaves_nothing_mapped, 0, MODES);
 	tcase_add_loop_test(tc, every_start_has_its_own_epoch_and_key_and_counts_nonces_anew,
 		0, MODES);
 	tcase_add_loop_test(tc, an_orphan_has_lost_the_pages_and_may_start_a_key_of_its_own,
@@ -491,5 +492,5 @@ main(void)
 	tcase_add_loop_test(tc, eight_threads_share_the_slots_one_at_a_time_and_never_a_nonce,
 		0, MODES);
 	srunner_run_all(sr, CK_NORMAL);
-	return srunner_ntests_failed(sr) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return finish(sr);
 }

@@ -126,7 +126,7 @@ void sm_locks_forget(void);
 
 /** What was resolved at start; read-only pages from then until stop, zero in a forked child. */
 struct sm_config {
-	_Atomic uint64_t mark;  /* not 0: running, and not a forked child */
+	uint64_t mark;          /* not 0, but in a forked child: the page is wiped there */
 	uint64_t canary;        /* secret of the canaries */
 	size_t page_bytes;      /* power of two */
 	size_t pool_bytes;      /* multiple of page_bytes, never 0 once running */
@@ -141,9 +141,12 @@ struct sm_config {
 	void *fault_arg;
 };
 
-/** The frozen config; never NULL: all zero while not running. */
+/** The config, from the beginning of the start to the end of the stop; never NULL. It points to
+ * sm_config_none or to a page that is never unmapped, so whoever read it may use it. */
 extern _Atomic(const struct sm_config *) sm_config_now;
 extern const struct sm_config sm_config_none;
+/** The same, but only while everything is up. */
+extern _Atomic(const struct sm_config *) sm_config_up;
 
 /** sm_config - the config in force */
 static inline const struct sm_config *
@@ -154,10 +157,9 @@ sm_config(void)
 
 /** sm_config_runs - the library is started, in this very process */
 static inline bool
-sm_config_runs(const struct sm_config *c)
+sm_config_runs(void)
 {
-	return atomic_load_explicit(&((struct sm_config *)(uintptr_t)c)->mark,
-		       memory_order_acquire) != 0;
+	return atomic_load_explicit(&sm_config_up, memory_order_acquire)->mark != 0;
 }
 
 /** sm_config_check - the invariants of a frozen config */

@@ -2,6 +2,7 @@
 
 const struct sm_config sm_config_none;
 _Atomic(const struct sm_config *) sm_config_now = &sm_config_none;
+_Atomic(const struct sm_config *) sm_config_up = &sm_config_none;
 
 void
 sm_config_check(const struct sm_config *c)

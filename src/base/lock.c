@@ -1,5 +1,6 @@
 #include "base/base.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 
@@ -20,7 +21,9 @@ sm_lock_wait(struct sm_lock *l)
 {
 	struct timespec t = { 0, SLEEP_FIRST_NS };
 	unsigned turn = 0;
+	int state;
 
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state); /* nanosleep is such a point */
 	do {
 		while (atomic_load_explicit(&l->word, memory_order_relaxed) != 0) {
 			if (turn < SPINS) {
@@ -35,6 +38,7 @@ sm_lock_wait(struct sm_lock *l)
 			turn++;
 		}
 	} while (atomic_exchange_explicit(&l->word, 1, memory_order_acquire) != 0);
+	pthread_setcancelstate(state, NULL);
 }
 
 static SM_TLS uint64_t held[2]; /* one bit a rank */

@@ -140,8 +140,8 @@ secfree(void *ptr)
 	e = enter(ptr);
 	if (e == EINVAL)
 		sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
-	if (e == 0)
-		sm_seal_free(ptr);
+	if (e == 0 && sm_seal_free(ptr))
+		sm_error_show();
 	errno = kept;
 }
 

@@ -33,7 +33,7 @@ SM_COLD int sm_life_start(void);
 static inline bool
 sm_life_runs(void)
 {
-	return SM_LIKELY(sm_config_runs(sm_config())) || sm_life_settle();
+	return SM_LIKELY(sm_config_runs()) || sm_life_settle();
 }
 
 /** sm_stats_fill - as secmalloc_stats, an errno value returned */

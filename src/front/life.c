@@ -15,8 +15,9 @@
 static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
 static bool undumpable;
+static bool marked; /* a child is known for one even if no handler ran */
 static bool handlers_registered;
-static pid_t starter; /* whose house it is */
+static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
 static _Atomic unsigned forks_waiting;
 
 /* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
@@ -33,6 +34,8 @@ sm_life_granted(void)
 {
 	unsigned bits = sm_heap_granted() & sm_key_granted();
 
+	if (!marked)
+		bits &= ~SECMALLOC_FORKSAFE;
 	return undumpable ? bits | SECMALLOC_UNTRACEABLE : bits;
 }
 
@@ -64,29 +67,43 @@ start_undumpable(const struct sm_config *c)
 	return e;
 }
 
-/* A page of its own: absent from dumps, zero in a forked child, read-only once filled. */
+/* A page of its own: absent from dumps, zero in a forked child, read-only once filled. It is kept
+ * for the next start, since another thread may be looking at it. */
 static int
-start_config(const struct sm_config *wanted, struct sm_config **out)
+config_page(const struct sm_config *wanted, struct sm_config **out)
 {
 	struct sm_wish wish = { wanted->require & SECMALLOC_FORKSAFE,
-		wanted->without | SECMALLOC_HIDDEN | SECMALLOC_LOCKED };
-	struct sm_area area;
+		SECMALLOC_HIDDEN | SECMALLOC_LOCKED, true };
+	static struct sm_area area;
 	void *at;
-	int e = sm_os_reserve(wanted->page_bytes, &at);
+	int e;
 
+	if (area.base) {
+		*out = (struct sm_config *)(void *)area.base;
+		return sm_os_access(area.base, area.bytes, SECMALLOC_READWRITE);
+	}
+	e = sm_os_reserve(wanted->page_bytes, &at);
 	if (e)
 		return e;
 	e = sm_os_obtain(at, wanted->page_bytes, &wish, &area);
-	if (e) {
-		sm_os_unreserve(at, wanted->page_bytes);
-		return e;
-	}
-	*out = at;
-	memcpy(*out, wanted, sizeof(*wanted));
-	e = sm_os_random(&(*out)->canary, sizeof((*out)->canary));
 	if (e)
 		sm_os_unreserve(at, wanted->page_bytes);
-	else
+	marked = area.granted & SECMALLOC_FORKSAFE;
+	*out = at;
+	return e;
+}
+
+static int
+start_config(const struct sm_config *wanted, struct sm_config **out)
+{
+	int e = config_page(wanted, out);
+
+	if (e)
+		return e;
+	memcpy(*out, wanted, sizeof(*wanted));
+	(*out)->mark = 1;
+	e = sm_os_random(&(*out)->canary, sizeof((*out)->canary));
+	if (e == 0)
 		atomic_store_explicit(&sm_config_now, *out, memory_order_release);
 	return e;
 }
@@ -94,12 +111,8 @@ start_config(const struct sm_config *wanted, struct sm_config **out)
 static void
 stop_config(void)
 {
-	const struct sm_config *c = sm_config();
-	size_t bytes = c->page_bytes;
-
+	atomic_store_explicit(&sm_config_up, &sm_config_none, memory_order_release);
 	atomic_store_explicit(&sm_config_now, &sm_config_none, memory_order_release);
-	if (c != &sm_config_none)
-		sm_os_unreserve((void *)(uintptr_t)c, bytes);
 }
 
 static int
@@ -109,7 +122,7 @@ start(const struct sm_config *wanted)
 	int e;
 
 	sm_count_reset();
-	starter = getpid();
+	atomic_store(&owner, getpid());
 	e = start_sodium();
 	if (e)
 		return e;
@@ -125,15 +138,15 @@ start(const struct sm_config *wanted)
 	e = sm_heap_start(c);
 	if (e)
 		goto stop_key;
-	e = start_undumpable(c);
-	if (e)
-		goto stop_heap;
 	sm_config_check(c);
-	atomic_store_explicit(&c->mark, 1, memory_order_release);
 	e = sm_os_freeze(c, c->page_bytes);
 	if (e)
 		goto stop_heap;
+	e = start_undumpable(c);
+	if (e)
+		goto stop_heap;
 	atomic_store_explicit(&sm_count.live_at_term, 0, memory_order_relaxed);
+	atomic_store_explicit(&sm_config_up, c, memory_order_release);
 	return 0;
 stop_heap:
 	sm_heap_stop();
@@ -157,7 +170,26 @@ orphan(void)
 	sm_key_orphan();
 	sm_count_reset();
 	undumpable = false;
-	atomic_store_explicit(&sm_config_now, &sm_config_none, memory_order_release);
+	stop_config();
+}
+
+/* In a child without handlers, whoever held the lock is not here. One of its threads forgets it,
+ * and the others wait until it has. */
+static void
+own_lock(void)
+{
+	pid_t me = getpid(), seen = atomic_load(&owner);
+
+	while (seen != me) {
+		if (seen == -me)
+			sched_yield();
+		else if (atomic_compare_exchange_strong(&owner, &seen, -me)) {
+			lock = (struct sm_lock){ 0 };
+			atomic_store(&forks_waiting, 0);
+			atomic_store(&owner, me);
+		}
+		seen = atomic_load(&owner);
+	}
 }
 
 static void
@@ -166,38 +198,36 @@ before_fork(void)
 	atomic_fetch_add(&forks_waiting, 1);
 	sm_lock_take(&lock, SM_RANK_LIFE);
 	atomic_fetch_sub(&forks_waiting, 1);
+	sm_heap_before_fork();
 }
 
 static void
 after_fork_in_parent(void)
 {
+	sm_heap_after_fork();
 	sm_lock_release(&lock, SM_RANK_LIFE);
 }
 
 static void
 after_fork_in_child(void)
 {
+	after_fork_in_parent();
 	sm_locks_forget();
-	lock = (struct sm_lock){ 0 };
 	atomic_store(&forks_waiting, 0);
+	atomic_store(&owner, getpid());
 	orphan();
 }
 
 bool
 sm_life_settle(void)
 {
-	const struct sm_config *c = sm_config();
 	bool runs;
 
-	if (c == &sm_config_none)
+	if (sm_config() == &sm_config_none)
 		return false;
-	if (getpid() != starter) { /* a child without handlers: whoever held these is not here */
-		lock = (struct sm_lock){ 0 };
-		atomic_store(&forks_waiting, 0);
-	}
+	own_lock();
 	take_life();
-	c = sm_config();
-	runs = sm_config_runs(c);
+	runs = sm_config_runs();
 	if (!runs)
 		orphan();
 	sm_lock_release(&lock, SM_RANK_LIFE);
@@ -246,7 +276,7 @@ sm_life_init(const struct secmalloc_config *c)
 
 	(void)sm_life_runs();
 	take_life();
-	if (sm_config_runs(sm_config()))
+	if (sm_config_runs())
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
 	else
@@ -261,7 +291,7 @@ sm_life_start(void)
 	int e = 0;
 
 	take_life();
-	if (!sm_config_runs(sm_config()))
+	if (!sm_config_runs())
 		e = init(&asked);
 	sm_lock_release(&lock, SM_RANK_LIFE);
 	return e;

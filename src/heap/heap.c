@@ -50,7 +50,7 @@ first_pools(const struct sm_config *c)
 		e = sm_pool_add(c->pool_bytes / c->page_bytes, true);
 	if (e) {
 		sm_pool_reset();
-		sm_region_reset();
+		sm_region_reset(0);
 	}
 	return e;
 }
@@ -91,7 +91,7 @@ void
 sm_heap_stop(void)
 {
 	sm_pool_reset();
-	sm_region_reset();
+	sm_region_reset(0);
 }
 
 void

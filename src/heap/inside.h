@@ -101,8 +101,8 @@ sm_records_per_page(void)
 /** sm_region_add - reserve a region of at least that many data pages. ENOMEM. */
 int sm_region_add(size_t pages);
 
-/** sm_region_reset - unmap every region */
-void sm_region_reset(void);
+/** sm_region_reset - unmap every region but the first `keep` */
+void sm_region_reset(unsigned keep);
 
 /** sm_region_open - make words, slabs, records and the pool table of these pages usable */
 int sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool);
@@ -126,6 +126,7 @@ struct sm_place {
 	struct sm_region *region;
 	size_t page;
 	size_t pages;
+	bool open_before; /* free pages are not guarded here: they may have been written */
 };
 
 /** sm_pool_add - obtain and guard a new pool of at least that many pages. Under SM_RANK_POOL. */

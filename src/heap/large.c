@@ -20,6 +20,8 @@ sm_large_alloc(const struct sm_wanted *w, struct sm_chunk **out, void **ptr)
 	if (e)
 		return e;
 	offset = pages * page - bytes;
+	if (at.open_before && !sm_is_zero(at.region->base + at.page * page, pages * page))
+		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, at.region->base + at.page * page + offset);
 	*out = &at.region->records[at.page * sm_records_per_page()];
 	*ptr = at.region->base + at.page * page + offset;
 	(*out)->own_pages = 1;

@@ -68,6 +68,15 @@ find_room(struct sm_region *r, size_t pages, size_t *pool)
 	return 0;
 }
 
+/* Undoes room_for, when n regions stood before it. */
+static void
+forget_room(struct sm_region *r, size_t pool, unsigned n)
+{
+	if (pool + 1 == r->npools)
+		r->npools--;
+	sm_region_reset(n);
+}
+
 static int
 room_for(size_t pages, struct sm_region **r, size_t *pool)
 {
@@ -87,7 +96,10 @@ room_for(size_t pages, struct sm_region **r, size_t *pool)
 	if (e)
 		return e;
 	*r = &sm_regions[n];
-	return find_room(*r, pages, pool);
+	e = find_room(*r, pages, pool);
+	if (e)
+		sm_region_reset(n);
+	return e;
 }
 
 static void
@@ -128,7 +140,8 @@ static int
 pool_obtain(size_t pages, bool initial)
 {
 	const struct sm_config *c = sm_config();
-	struct sm_wish wish = { c->require, c->without };
+	struct sm_wish wish = { c->require, c->without, false };
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
 	struct sm_region *r;
 	struct sm_pool *p;
 	size_t at;
@@ -138,11 +151,14 @@ pool_obtain(size_t pages, bool initial)
 		return e;
 	p = &r->pools[at];
 	e = sm_os_obtain(r->base + p->first * c->page_bytes, pages * c->page_bytes, &wish, &p->area);
-	if (e)
+	if (e) {
+		forget_room(r, at, n);
 		return e;
+	}
 	if (p->area.granted & SECMALLOC_GUARDED && sm_os_guard(p->area.base, p->area.bytes)) {
 		if (c->require & SECMALLOC_GUARDED) {
 			sm_os_release(&p->area);
+			forget_room(r, at, n);
 			return ENOTSUP;
 		}
 		p->area.granted &= ~SECMALLOC_GUARDED;
@@ -201,6 +217,18 @@ sm_pool_reset(void)
 			pool_release(&sm_regions[i], p);
 		}
 	forget_pools();
+}
+
+void
+sm_heap_before_fork(void)
+{
+	sm_lock_take(&lock, SM_RANK_POOL);
+}
+
+void
+sm_heap_after_fork(void)
+{
+	sm_lock_release(&lock, SM_RANK_POOL);
 }
 
 void
@@ -327,7 +355,7 @@ sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *plac
 	}
 	run_count++;
 	pool_check(p);
-	*place = (struct sm_place){ r, at, pages };
+	*place = (struct sm_place){ r, at, pages, !(p->area.granted & SECMALLOC_GUARDED) };
 out:
 	sm_lock_release(&lock, SM_RANK_POOL);
 	return e;

@@ -65,11 +65,11 @@ sm_region_add(size_t pages)
 }
 
 static void
-forget_regions(void)
+forget_regions(unsigned keep)
 {
-	unsigned n = atomic_exchange_explicit(&sm_region_count, 0, memory_order_relaxed);
+	unsigned n = atomic_exchange_explicit(&sm_region_count, keep, memory_order_relaxed);
 
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = keep; i < n; i++) {
 		struct sm_region *r = &sm_regions[i];
 
 		r->base = NULL;
@@ -80,13 +80,14 @@ forget_regions(void)
 }
 
 void
-sm_region_reset(void)
+sm_region_reset(unsigned keep)
 {
 	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
 
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = keep; i < n; i++)
 		sm_os_unreserve(sm_regions[i].reserved, sm_regions[i].reserved_bytes);
-	forget_regions();
+	if (n > keep)
+		forget_regions(keep);
 }
 
 void
@@ -104,7 +105,7 @@ sm_region_orphan(void)
 		inherited[at].bytes = data;
 		sm_os_unreserve(words, r->reserved_bytes - data);
 	}
-	forget_regions();
+	forget_regions(0);
 }
 
 bool

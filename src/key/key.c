@@ -94,7 +94,7 @@ static int
 obtain_pages(void)
 {
 	const struct sm_config *c = sm_config();
-	struct sm_wish wish = { c->require, c->without };
+	struct sm_wish wish = { c->require, c->without & ~SECMALLOC_FORKSAFE, false };
 	size_t page = c->page_bytes;
 	unsigned char *base;
 	int e;

@@ -1,6 +1,7 @@
 #include "os/inside.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -66,20 +67,46 @@ sm_os_address_limit(void)
 size_t
 sm_os_lock_limit(void)
 {
-	return sm_sys_may_lock_all() ? SIZE_MAX : memlock_limit();
+	size_t limit = memlock_limit(), page = sm_os_page_bytes();
+
+	if (limit > PTRDIFF_MAX - page)
+		return SIZE_MAX;
+	return sm_sys_may_lock(sm_round_up(limit, page) + page) ? SIZE_MAX : limit;
+}
+
+/* open, read, close and getrandom are cancellation points, and locks are held: not here. */
+static int
+no_cancel(void)
+{
+	int state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	return state;
+}
+
+static void
+may_cancel(int state)
+{
+	pthread_setcancelstate(state, NULL);
 }
 
 size_t
 sm_os_map_limit(void)
 {
-	return sm_sys_map_limit();
+	int state = no_cancel();
+	size_t n = sm_sys_map_limit();
+
+	may_cancel(state);
+	return n;
 }
 
 int
 sm_os_random(void *p, size_t n)
 {
+	int state = no_cancel();
 	int e = sm_sys_random(p, n);
 
+	may_cancel(state);
 	if (e == EAGAIN)
 		return sm_fail(e, "the kernel's random generator is not seeded yet: start later");
 	if (e)
@@ -157,35 +184,56 @@ sm_os_access(void *base, size_t bytes, enum secmalloc_access access)
 	return set_access(base, bytes, prot[access]);
 }
 
-/* The addresses stay ours whatever happens: a page of another never lies inside a reservation. */
-static void
+static bool
 cover(void *base, size_t bytes, int how)
 {
 	void *p = mmap(base, bytes, PROT_NONE, RESERVE_FLAGS | how, -1, 0);
 
 	if (p == MAP_FAILED)
-		return;
-	if (p != base)
+		return false;
+	if (p != base) {
 		munmap(p, bytes);
-	else
-		(void)sm_sys_nodump(base, bytes);
+		return false;
+	}
+	(void)sm_sys_nodump(base, bytes);
+	return true;
 }
 
+/* Where the kernel refuses a mapping (MCL_FUTURE and a limit), the old pages stay: empty, unlocked
+ * and without access, to be replaced by the next that are placed there. */
 void
 sm_os_release(struct sm_area *a)
 {
-	if (a->base) {
-		if (a->granted & SECMALLOC_LOCKED)
-			sm_count_sub(&sm_count.locked_bytes, a->bytes);
-		cover(a->base, a->bytes, MAP_FIXED);
+	if (!a->base)
+		return;
+	if (a->granted & SECMALLOC_LOCKED) {
+		sm_sys_unlock(a->base, a->bytes);
+		sm_count_sub(&sm_count.locked_bytes, a->bytes);
 	}
+	if (!cover(a->base, a->bytes, MAP_FIXED))
+		(void)mprotect(a->base, a->bytes, PROT_NONE);
 	*a = (struct sm_area){ 0 };
+}
+
+/* A page that another has mapped into the hole since splits it: the rest is covered all the same. */
+static void
+cover_hole(unsigned char *base, size_t bytes)
+{
+	size_t half = bytes / 2 & ~(sm_os_page_bytes() - 1);
+
+	if (cover(base, bytes, MAP_FIXED_NOREPLACE) || half == 0)
+		return;
+	cover_hole(base, half);
+	cover_hole(base + half, bytes - half);
 }
 
 void
 sm_os_cover(void *base, size_t bytes, bool hole)
 {
-	cover(base, bytes, hole ? MAP_FIXED_NOREPLACE : MAP_FIXED);
+	if (hole)
+		cover_hole(base, bytes);
+	else
+		(void)cover(base, bytes, MAP_FIXED);
 }
 
 static int
@@ -212,19 +260,31 @@ refused(const char *what, int e)
 				"require and put it in without", what, strerror(e));
 }
 
-static unsigned
-forksafe(void *p, size_t bytes, bool shared)
+/* Hidden pages are shared ones: a child that had them would read what the parent stores later, so
+ * they are absent there even if FORKSAFE was not wanted. */
+static int
+protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
 {
-	if (!shared && sm_sys_wipe_on_fork(p, bytes) == 0)
-		return SECMALLOC_FORKSAFE;
-	return sm_sys_absent_in_fork(p, bytes) == 0 ? SECMALLOC_FORKSAFE : 0;
+	bool hidden = *granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
+	int e = ENOTSUP;
+
+	if (!want && !hidden)
+		return 0;
+	if (!hidden)
+		e = sm_sys_wipe_on_fork(p, bytes);
+	if (e && !w->mark)
+		e = sm_sys_absent_in_fork(p, bytes);
+	if (e && (hidden || w->require & SECMALLOC_FORKSAFE))
+		return refused("keeping pages from forked children (MADV_WIPEONFORK)", e);
+	if (e == 0 && want)
+		*granted |= SECMALLOC_FORKSAFE;
+	return 0;
 }
 
 /* From here the pages are mapped read-write at p; every protection is asked for, none is assumed */
 static int
 protect_pages(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
 {
-	bool hidden = *granted & SECMALLOC_HIDDEN;
 	unsigned want = ~w->without;
 	int e;
 
@@ -235,15 +295,13 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
 		else if (w->require & SECMALLOC_NODUMP)
 			return refused("leaving pages out of core dumps (MADV_DONTDUMP)", e);
 	}
-	if (want & SECMALLOC_FORKSAFE) {
-		*granted |= forksafe(p, bytes, hidden);
-		if (w->require & ~*granted & SECMALLOC_FORKSAFE)
-			return refused("keeping pages from forked children (MADV_WIPEONFORK)",
-				errno);
-	}
-	if (!hidden && (want & SECMALLOC_LOCKED)) {
-		if (mlock(p, bytes) < 0)
-			return refused_lock(errno, bytes, "mlock");
+	e = protect_from_fork(p, bytes, w, granted);
+	if (e)
+		return e;
+	if (!(*granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
+		e = sm_sys_lock(p, bytes);
+		if (e)
+			return refused_lock(e, bytes, "mlock");
 		*granted |= SECMALLOC_LOCKED;
 	}
 	e = sm_sys_touch(p, bytes);
@@ -295,7 +353,7 @@ obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_a
 	if (e) {
 		e = sm_fail(ENOMEM, "mremap of %zu bytes failed (%s): free some memory", bytes,
 			strerror(e));
-		cover(at, bytes, MAP_FIXED_NOREPLACE); /* should the kernel have emptied it */
+		(void)cover(at, bytes, MAP_FIXED_NOREPLACE); /* should the kernel have emptied it */
 		goto unmap;
 	}
 	if (granted & SECMALLOC_LOCKED)
@@ -310,9 +368,11 @@ unmap:
 int
 sm_os_obtain(void *at, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
+	int state = no_cancel();
 	int e = obtain(at, bytes, w, true, a);
 
-	if (e == 0 || w->require & SECMALLOC_HIDDEN)
-		return e;
-	return obtain(at, bytes, w, false, a);
+	if (e && !(w->require & SECMALLOC_HIDDEN))
+		e = obtain(at, bytes, w, false, a);
+	may_cancel(state);
+	return e;
 }

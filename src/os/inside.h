@@ -11,13 +11,17 @@ bool sm_sys_hibernates(void);
 /** sm_sys_map_limit - mappings a process may have; SIZE_MAX: no limit known */
 size_t sm_sys_map_limit(void);
 int sm_sys_nodump(void *p, size_t n);
+/** sm_sys_lock - lock pages; not by a mlock(3) that a sanitizer has replaced by nothing */
+int sm_sys_lock(const void *p, size_t n);
+void sm_sys_unlock(const void *p, size_t n);
 int sm_sys_wipe_on_fork(void *p, size_t n);
 int sm_sys_absent_in_fork(void *p, size_t n);
 /** sm_sys_touch - fault each page in, by a system call, so that a failure is no signal */
 int sm_sys_touch(void *p, size_t n);
 /** sm_sys_move - move the pages of an area into a reservation */
 int sm_sys_move(void *from, size_t n, void *to);
-bool sm_sys_may_lock_all(void);
+/** sm_sys_may_lock - so many bytes may be locked, as far as limits go */
+bool sm_sys_may_lock(size_t n);
 int sm_sys_random(void *p, size_t n);
 int sm_sys_undumpable(void);
 

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +12,9 @@
 
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447 /* the same on every architecture */
+#endif
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1
 #endif
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -30,6 +32,18 @@ int
 sm_sys_nodump(void *p, size_t n)
 {
 	return advise(p, n, MADV_DONTDUMP);
+}
+
+int
+sm_sys_lock(const void *p, size_t n)
+{
+	return syscall(SYS_mlock, p, n) ? errno : 0;
+}
+
+void
+sm_sys_unlock(const void *p, size_t n)
+{
+	(void)syscall(SYS_munlock, p, n);
 }
 
 int
@@ -125,15 +139,19 @@ sm_sys_move(void *from, size_t n, void *to)
 	return mremap(from, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED ? errno : 0;
 }
 
+/* Tried rather than asked for: CAP_IPC_LOCK in a user namespace does not lift the limit. Nothing is
+ * faulted in, so nothing is locked. */
 bool
-sm_sys_may_lock_all(void)
+sm_sys_may_lock(size_t n)
 {
-	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	void *p = mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	bool may;
 
-	if (syscall(SYS_capget, &head, data) < 0)
+	if (p == MAP_FAILED)
 		return false;
-	return data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK);
+	may = syscall(SYS_mlock2, p, n, MLOCK_ONFAULT) == 0;
+	munmap(p, n);
+	return may;
 }
 
 int

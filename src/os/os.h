@@ -20,6 +20,7 @@ struct sm_area {
 struct sm_wish {
 	unsigned require; /* without these: an error, and nothing is left behind */
 	unsigned without;
+	bool mark; /* FORKSAFE only if a child finds the pages there, and zero */
 };
 
 /** sm_os_page_bytes - the page size, a power of two */

@@ -38,6 +38,18 @@ sm_sys_nodump(void *p, size_t n)
 }
 
 int
+sm_sys_lock(const void *p, size_t n)
+{
+	return mlock(p, n) ? errno : 0;
+}
+
+void
+sm_sys_unlock(const void *p, size_t n)
+{
+	(void)munlock(p, n);
+}
+
+int
 sm_sys_wipe_on_fork(void *p, size_t n)
 {
 	(void)p;
@@ -69,12 +81,13 @@ sm_sys_move(void *from, size_t n, void *to)
 	if (mmap(to, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
 		MAP_FAILED)
 		return errno;
-	return mlock(to, n) ? errno : 0;
+	return sm_sys_lock(to, n);
 }
 
 bool
-sm_sys_may_lock_all(void)
+sm_sys_may_lock(size_t n)
 {
+	(void)n;
 	return false;
 }
 

@@ -164,18 +164,21 @@ put_back(struct sm_hand *h)
 	sm_heap_free(h->c, h->ptr);
 }
 
-void
+int
 sm_seal_free(void *ptr)
 {
 	struct sm_hand h;
+	int e = take_or_die(ptr, &h);
 
-	if (take_or_die(ptr, &h))
-		return;
-	if (sm_heap_lift(h.c, h.ptr) == 0) {
+	if (e)
+		return e == ECHILD ? 0 : e;
+	e = sm_heap_lift(h.c, h.ptr);
+	if (e == 0) {
 		sm_heap_verify(h.c, h.ptr);
 		put_back(&h);
-	} /* else it stays live: neither wiped nor lost, and secmalloc_error() tells why */
+	}
 	sm_hand_release(&h);
+	return e;
 }
 
 /* ---------------------------------------------------------------- realloc */

@@ -17,8 +17,12 @@
  */
 int sm_seal_alloc(size_t size, size_t align, void **out);
 
-/** sm_seal_free - wipe and give back. Faults as secfree; a parent's chunk is left alone. */
-void sm_seal_free(void *ptr);
+/**
+ * sm_seal_free - wipe and give back. Faults as secfree; a parent's chunk is left alone.
+ *
+ * Returns: 0; ENOMEM: a protected chunk that cannot be accessed stays live.
+ */
+int sm_seal_free(void *ptr);
 
 /** sm_seal_realloc - as secrealloc, size not 0. ENOMEM, EBADMSG, ECHILD; faults as secfree. */
 int sm_seal_realloc(void *ptr, size_t size, void **out);
