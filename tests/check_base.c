@@ -41,7 +41,7 @@ get_and_raise(_Atomic uint64_t *n)
 
 enum { THREADS = 4, KINDS = SECMALLOC_FAULT_INTERNAL + 2 };
 
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !SANITIZED
 static bool forbidden;
 void *__libc_malloc(size_t n);
 
@@ -105,7 +105,7 @@ die_of(void *kind)
 	sm_die(*(enum secmalloc_fault *)kind, &a_chunk);
 }
 
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !SANITIZED
 static void
 die_without_allocating(void *kind)
 {
@@ -174,7 +174,7 @@ START_TEST(on_fault_is_called_first_with_kind_pointer_and_argument)
 }
 END_TEST
 
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !SANITIZED
 START_TEST(dying_allocates_nothing)
 {
 	void *p = NULL;
@@ -371,7 +371,7 @@ main(void)
 	suite_add_tcase(s, tc);
 	tcase_add_loop_test(tc, every_fault_says_its_sentence_and_aborts, 0, KINDS);
 	tcase_add_loop_test(tc, on_fault_is_called_first_with_kind_pointer_and_argument, 0, KINDS);
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !SANITIZED
 	tcase_add_loop_test(tc, dying_allocates_nothing, 0, KINDS);
 #endif
 	tcase_add_test(tc, a_broken_assert_is_internal_and_a_broken_check_in_checking_builds);
