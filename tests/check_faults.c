@@ -18,13 +18,24 @@
 #define SYS_memfd_secret 447
 #endif
 
-enum call { MMAP, MLOCK, MPROTECT, MADVISE, MREMAP, FTRUNCATE, MEMFD_SECRET, GETRANDOM, CALLS };
+enum call {
+	MMAP,
+	MLOCK,
+	MLOCK2,
+	MPROTECT,
+	MADVISE,
+	MREMAP,
+	FTRUNCATE,
+	MEMFD_SECRET,
+	GETRANDOM
+};
 
 static const struct injection {
 	enum call call;
 	int error;
 } injections[] = { { MMAP, ENOMEM }, { MMAP, EAGAIN }, { MLOCK, ENOMEM }, { MLOCK, EPERM },
-	{ MLOCK, EAGAIN }, { MPROTECT, ENOMEM }, { MPROTECT, EACCES }, { MADVISE, EINVAL },
+	{ MLOCK, EAGAIN }, { MLOCK2, ENOSYS }, { MLOCK2, ENOMEM }, { MPROTECT, ENOMEM },
+	{ MPROTECT, EACCES }, { MADVISE, EINVAL },
 	{ MADVISE, ENOMEM }, { MREMAP, ENOMEM }, { FTRUNCATE, EPERM }, { FTRUNCATE, ENOMEM },
 	{ MEMFD_SECRET, ENOSYS }, { MEMFD_SECRET, EMFILE }, { GETRANDOM, EAGAIN },
 	{ GETRANDOM, ENOSYS } };
@@ -111,7 +122,8 @@ __wrap_syscall(long nr, ...)
 	b = va_arg(ap, long);
 	c = va_arg(ap, long);
 	va_end(ap);
-	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)))
+	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)) ||
+		(nr == SYS_mlock2 && fails(MLOCK2)))
 		return -1;
 	return __real_syscall(nr, a, b, c);
 }
