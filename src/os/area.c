@@ -215,7 +215,7 @@ sm_os_release(struct sm_area *a)
 	*a = (struct sm_area){ 0 };
 }
 
-/* A page that another has mapped into the hole since splits it: the rest is covered all the same. */
+/* A page that another has mapped into the hole since splits it: the rest is covered still. */
 static void
 cover_hole(unsigned char *base, size_t bytes)
 {
@@ -256,8 +256,8 @@ refused_lock(int e, size_t bytes, const char *call)
 static int
 refused(const char *what, int e)
 {
-	return sm_fail(ENOTSUP, "%s refused (%s): use a newer kernel, or take the protection out of "
-				"require and put it in without", what, strerror(e));
+	return sm_fail(ENOTSUP, "%s refused (%s): use a newer kernel, or take the protection out "
+				"of require and put it in without", what, strerror(e));
 }
 
 /* Hidden pages are shared ones: a child that had them would read what the parent stores later, so
