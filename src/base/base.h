@@ -91,6 +91,8 @@ struct sm_lock {
 };
 
 SM_COLD void sm_lock_wait(struct sm_lock *l);
+/** sm_rest - what a waiter does between two looks: spin, then yield, then sleep up to 1 ms */
+SM_COLD void sm_rest(unsigned *turn);
 void sm_lock_note_taken(unsigned rank);
 void sm_lock_note_released(unsigned rank);
 
@@ -213,6 +215,9 @@ const char *sm_error_text(void);
 
 /** sm_error_show - the call fails with what was noted: from now on it is the thread's last error */
 void sm_error_show(void);
+
+/** sm_error_restore - what is shown becomes what was noted last */
+void sm_error_restore(void);
 
 /** sm_error_shown - what the thread's last failed call died of, or "no error" */
 const char *sm_error_shown(void);

@@ -28,6 +28,12 @@ sm_error_show(void)
 	memcpy(shown, pending, sizeof(shown));
 }
 
+void
+sm_error_restore(void)
+{
+	memcpy(pending, shown, sizeof(pending));
+}
+
 const char *
 sm_error_text(void)
 {

@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <time.h>
 
-enum { SPINS = 64, YIELDS = 16 };
+enum { SPINS = 64, YIELDS = 16, SLEEP_DOUBLINGS = 16 };
 static const long SLEEP_FIRST_NS = 20000, SLEEP_MOST_NS = 1000000;
 
 static inline void
@@ -15,30 +15,40 @@ relax(void)
 #endif
 }
 
-/* Sleeping last: under a real-time policy a yield never lets a lower-priority holder run. */
+/* Sleeping last: under a real-time policy a yield never lets a lower-priority holder run. And
+ * nanosleep is a cancellation point, where a waiter must not end. */
+void
+sm_rest(unsigned *turn)
+{
+	struct timespec t = { 0, SLEEP_FIRST_NS };
+	int state;
+
+	if (*turn < SPINS) {
+		relax();
+	} else if (*turn < SPINS + YIELDS) {
+		sched_yield();
+	} else {
+		for (unsigned i = SPINS + YIELDS; i < *turn && t.tv_nsec < SLEEP_MOST_NS; i++)
+			t.tv_nsec *= 2;
+		if (t.tv_nsec > SLEEP_MOST_NS)
+			t.tv_nsec = SLEEP_MOST_NS;
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+		nanosleep(&t, NULL);
+		pthread_setcancelstate(state, NULL);
+	}
+	if (*turn < SPINS + YIELDS + SLEEP_DOUBLINGS)
+		++*turn;
+}
+
 void
 sm_lock_wait(struct sm_lock *l)
 {
-	struct timespec t = { 0, SLEEP_FIRST_NS };
 	unsigned turn = 0;
-	int state;
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state); /* nanosleep is such a point */
 	do {
-		while (atomic_load_explicit(&l->word, memory_order_relaxed) != 0) {
-			if (turn < SPINS) {
-				relax();
-			} else if (turn < SPINS + YIELDS) {
-				sched_yield();
-			} else {
-				nanosleep(&t, NULL);
-				t.tv_nsec = t.tv_nsec * 2 < SLEEP_MOST_NS ? t.tv_nsec * 2
-									  : SLEEP_MOST_NS;
-			}
-			turn++;
-		}
+		while (atomic_load_explicit(&l->word, memory_order_relaxed) != 0)
+			sm_rest(&turn);
 	} while (atomic_exchange_explicit(&l->word, 1, memory_order_acquire) != 0);
-	pthread_setcancelstate(state, NULL);
 }
 
 static SM_TLS uint64_t held[2]; /* one bit a rank */

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sodium.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,17 +14,41 @@
 static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
 static bool undumpable;
-static bool marked; /* a child is known for one even if no handler ran */
+static struct sm_area config_area; /* kept from start to start */
 static bool handlers_registered;
 static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
 static _Atomic unsigned forks_waiting;
+
+/* In a child, whoever held the lock is not here. One of its threads forgets it, and the others wait
+ * until it has. */
+static void
+own_lock(void)
+{
+	pid_t me = getpid(), seen = atomic_load(&owner);
+	unsigned turn = 0;
+
+	while (seen != me) {
+		if (seen == -me)
+			sm_rest(&turn);
+		else if (atomic_compare_exchange_strong(&owner, &seen, -me)) {
+			sm_locks_forget();
+			lock = (struct sm_lock){ 0 };
+			atomic_store(&forks_waiting, 0);
+			atomic_store(&owner, me);
+		}
+		seen = atomic_load(&owner);
+	}
+}
 
 /* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
 static void
 take_life(void)
 {
+	unsigned turn = 0;
+
+	own_lock();
 	while (atomic_load(&forks_waiting))
-		sched_yield();
+		sm_rest(&turn);
 	sm_lock_take(&lock, SM_RANK_LIFE);
 }
 
@@ -34,8 +57,6 @@ sm_life_granted(void)
 {
 	unsigned bits = sm_heap_granted() & sm_key_granted();
 
-	if (!marked)
-		bits &= ~SECMALLOC_FORKSAFE;
 	return undumpable ? bits | SECMALLOC_UNTRACEABLE : bits;
 }
 
@@ -72,23 +93,21 @@ start_undumpable(const struct sm_config *c)
 static int
 config_page(const struct sm_config *wanted, struct sm_config **out)
 {
-	struct sm_wish wish = { wanted->require & SECMALLOC_FORKSAFE,
-		SECMALLOC_HIDDEN | SECMALLOC_LOCKED, true };
-	static struct sm_area area;
+	struct sm_wish wish = { SECMALLOC_FORKSAFE, SECMALLOC_HIDDEN | SECMALLOC_LOCKED, true };
+	struct sm_area *area = &config_area;
 	void *at;
 	int e;
 
-	if (area.base) {
-		*out = (struct sm_config *)(void *)area.base;
-		return sm_os_access(area.base, area.bytes, SECMALLOC_READWRITE);
+	if (area->base) {
+		*out = (struct sm_config *)(void *)area->base;
+		return sm_os_access(area->base, area->bytes, SECMALLOC_READWRITE);
 	}
 	e = sm_os_reserve(wanted->page_bytes, &at);
 	if (e)
 		return e;
-	e = sm_os_obtain(at, wanted->page_bytes, &wish, &area);
+	e = sm_os_obtain(at, wanted->page_bytes, &wish, area);
 	if (e)
 		sm_os_unreserve(at, wanted->page_bytes);
-	marked = area.granted & SECMALLOC_FORKSAFE;
 	*out = at;
 	return e;
 }
@@ -122,7 +141,6 @@ start(const struct sm_config *wanted)
 	int e;
 
 	sm_count_reset();
-	atomic_store(&owner, getpid());
 	e = start_sodium();
 	if (e)
 		return e;
@@ -164,58 +182,42 @@ stop_config:
 static void
 orphan(void)
 {
+	sm_os_orphan();
 	if (sm_config() == &sm_config_none)
 		return;
 	sm_heap_orphan();
 	sm_key_orphan();
 	sm_count_reset();
 	undumpable = false;
+	config_area = (struct sm_area){ 0 }; /* a thread may still read it: it stays zero */
 	stop_config();
-}
-
-/* In a child without handlers, whoever held the lock is not here. One of its threads forgets it,
- * and the others wait until it has. */
-static void
-own_lock(void)
-{
-	pid_t me = getpid(), seen = atomic_load(&owner);
-
-	while (seen != me) {
-		if (seen == -me)
-			sched_yield();
-		else if (atomic_compare_exchange_strong(&owner, &seen, -me)) {
-			lock = (struct sm_lock){ 0 };
-			atomic_store(&forks_waiting, 0);
-			atomic_store(&owner, me);
-		}
-		seen = atomic_load(&owner);
-	}
 }
 
 static void
 before_fork(void)
 {
+	own_lock();
 	atomic_fetch_add(&forks_waiting, 1);
 	sm_lock_take(&lock, SM_RANK_LIFE);
 	atomic_fetch_sub(&forks_waiting, 1);
-	sm_heap_before_fork();
 }
 
 static void
 after_fork_in_parent(void)
 {
-	sm_heap_after_fork();
 	sm_lock_release(&lock, SM_RANK_LIFE);
 }
 
 static void
 after_fork_in_child(void)
 {
-	after_fork_in_parent();
-	sm_locks_forget();
-	atomic_store(&forks_waiting, 0);
-	atomic_store(&owner, getpid());
+	int kept = errno;
+
+	if (atomic_load(&owner) == getpid())
+		return; /* an earlier handler has started the library already */
+	own_lock();
 	orphan();
+	errno = kept;
 }
 
 bool
@@ -225,7 +227,6 @@ sm_life_settle(void)
 
 	if (sm_config() == &sm_config_none)
 		return false;
-	own_lock();
 	take_life();
 	runs = sm_config_runs();
 	if (!runs)
@@ -272,8 +273,9 @@ init(const struct secmalloc_config *c)
 int
 sm_life_init(const struct secmalloc_config *c)
 {
-	int e;
+	int e, state;
 
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	(void)sm_life_runs();
 	take_life();
 	if (sm_config_runs())
@@ -282,18 +284,21 @@ sm_life_init(const struct secmalloc_config *c)
 	else
 		e = init(c);
 	sm_lock_release(&lock, SM_RANK_LIFE);
+	pthread_setcancelstate(state, NULL);
 	return e;
 }
 
 int
 sm_life_start(void)
 {
-	int e = 0;
+	int e = 0, state;
 
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	take_life();
 	if (!sm_config_runs())
 		e = init(&asked);
 	sm_lock_release(&lock, SM_RANK_LIFE);
+	pthread_setcancelstate(state, NULL);
 	return e;
 }
 

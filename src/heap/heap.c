@@ -38,7 +38,11 @@ first_region(const struct sm_config *c)
 	pages = first_region_pages(c, need);
 	while ((e = sm_region_add(pages)) != 0 && pages / 2 >= need)
 		pages /= 2;
-	return e && pages > need ? sm_region_add(need) : e;
+	if (e && pages > need)
+		e = sm_region_add(need);
+	if (e == 0)
+		sm_region_publish();
+	return e;
 }
 
 static int
@@ -50,7 +54,7 @@ first_pools(const struct sm_config *c)
 		e = sm_pool_add(c->pool_bytes / c->page_bytes, true);
 	if (e) {
 		sm_pool_reset();
-		sm_region_reset(0);
+		sm_region_reset();
 	}
 	return e;
 }
@@ -91,7 +95,7 @@ void
 sm_heap_stop(void)
 {
 	sm_pool_reset();
-	sm_region_reset(0);
+	sm_region_reset();
 }
 
 void

@@ -76,10 +76,6 @@ int sm_heap_start(struct sm_config *c);
 /** sm_heap_stop - wipe and unmap every pool; also after a failed start */
 void sm_heap_stop(void);
 
-/** sm_heap_before_fork, sm_heap_after_fork - no pool is half made while the process forks */
-void sm_heap_before_fork(void);
-void sm_heap_after_fork(void);
-
 /** sm_heap_orphan - in a forked child: cover what was the parent's, remember where it was */
 void sm_heap_orphan(void);
 

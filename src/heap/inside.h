@@ -98,11 +98,17 @@ sm_records_per_page(void)
 	return sm_os_page_bytes() / SM_STRIDE_LEAST_BYTES;
 }
 
-/** sm_region_add - reserve a region of at least that many data pages. ENOMEM. */
+/** sm_region_add - reserve a region of at least that many data pages, not yet known. ENOMEM. */
 int sm_region_add(size_t pages);
 
-/** sm_region_reset - unmap every region but the first `keep` */
-void sm_region_reset(unsigned keep);
+/** sm_region_publish - the region that was added is complete: find and walk may see it */
+void sm_region_publish(void);
+
+/** sm_region_drop - unmap the region that was added and is not known */
+void sm_region_drop(void);
+
+/** sm_region_reset - unmap every region */
+void sm_region_reset(void);
 
 /** sm_region_open - make words, slabs, records and the pool table of these pages usable */
 int sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool);

@@ -68,13 +68,20 @@ find_room(struct sm_region *r, size_t pages, size_t *pool)
 	return 0;
 }
 
-/* Undoes room_for, when n regions stood before it. */
+static bool
+is_new(const struct sm_region *r)
+{
+	return r == &sm_regions[atomic_load_explicit(&sm_region_count, memory_order_relaxed)];
+}
+
+/* Undoes room_for. */
 static void
-forget_room(struct sm_region *r, size_t pool, unsigned n)
+forget_room(struct sm_region *r, size_t pool)
 {
 	if (pool + 1 == r->npools)
 		r->npools--;
-	sm_region_reset(n);
+	if (is_new(r))
+		sm_region_drop();
 }
 
 static int
@@ -98,7 +105,7 @@ room_for(size_t pages, struct sm_region **r, size_t *pool)
 	*r = &sm_regions[n];
 	e = find_room(*r, pages, pool);
 	if (e)
-		sm_region_reset(n);
+		sm_region_drop();
 	return e;
 }
 
@@ -141,7 +148,6 @@ pool_obtain(size_t pages, bool initial)
 {
 	const struct sm_config *c = sm_config();
 	struct sm_wish wish = { c->require, c->without, false };
-	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
 	struct sm_region *r;
 	struct sm_pool *p;
 	size_t at;
@@ -152,13 +158,13 @@ pool_obtain(size_t pages, bool initial)
 	p = &r->pools[at];
 	e = sm_os_obtain(r->base + p->first * c->page_bytes, pages * c->page_bytes, &wish, &p->area);
 	if (e) {
-		forget_room(r, at, n);
+		forget_room(r, at);
 		return e;
 	}
 	if (p->area.granted & SECMALLOC_GUARDED && sm_os_guard(p->area.base, p->area.bytes)) {
 		if (c->require & SECMALLOC_GUARDED) {
 			sm_os_release(&p->area);
-			forget_room(r, at, n);
+			forget_room(r, at);
 			return ENOTSUP;
 		}
 		p->area.granted &= ~SECMALLOC_GUARDED;
@@ -170,6 +176,8 @@ pool_obtain(size_t pages, bool initial)
 	sm_count_add(&sm_count.pools, 1);
 	sm_count_add(&sm_count.pool_bytes, p->area.bytes);
 	pool_count++;
+	if (is_new(r))
+		sm_region_publish();
 	return 0;
 }
 
@@ -220,18 +228,6 @@ sm_pool_reset(void)
 }
 
 void
-sm_heap_before_fork(void)
-{
-	sm_lock_take(&lock, SM_RANK_POOL);
-}
-
-void
-sm_heap_after_fork(void)
-{
-	sm_lock_release(&lock, SM_RANK_POOL);
-}
-
-void
 sm_pool_orphan(void)
 {
 	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
@@ -241,7 +237,7 @@ sm_pool_orphan(void)
 			struct sm_area *a = &sm_regions[i].pools[k].area;
 
 			if (a->base)
-				sm_os_cover(a->base, a->bytes, a->granted & SECMALLOC_HIDDEN);
+				sm_os_cover(a->base, a->bytes, a->absent);
 		}
 	forget_pools();
 	lock = (struct sm_lock){ 0 };
@@ -333,7 +329,7 @@ sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *plac
 	int e;
 
 	sm_lock_take(&lock, SM_RANK_POOL);
-	if (run_count >= run_limit)
+	if (run_count >= run_limit && !(sm_config()->without & SECMALLOC_GUARDED))
 		e = sm_fail(ENOMEM, "%zu guarded ranges are three quarters of vm.max_map_count: "
 				    "raise it, or use fewer large chunks", run_count);
 	else

@@ -60,34 +60,41 @@ sm_region_add(size_t pages)
 	r->pools = (struct sm_pool *)(void *)(base + start[POOLS]);
 	r->npools = 0;
 	atomic_store_explicit(&r->pages_used, 0, memory_order_relaxed);
-	atomic_store_explicit(&sm_region_count, n + 1, memory_order_release);
 	return 0;
 }
 
-static void
-forget_regions(unsigned keep)
+void
+sm_region_publish(void)
 {
-	unsigned n = atomic_exchange_explicit(&sm_region_count, keep, memory_order_relaxed);
+	atomic_fetch_add_explicit(&sm_region_count, 1, memory_order_release);
+}
 
-	for (unsigned i = keep; i < n; i++) {
-		struct sm_region *r = &sm_regions[i];
+/* Forgotten first: a child that is forked now must not look at what is unmapped. */
+static void
+drop(struct sm_region *r)
+{
+	void *reserved = r->reserved;
+	size_t bytes = r->reserved_bytes;
 
-		r->base = NULL;
-		r->pages = r->npools = r->reserved_bytes = 0;
-		r->reserved = NULL;
-		atomic_store_explicit(&r->pages_used, 0, memory_order_relaxed);
-	}
+	r->pages = r->npools = r->reserved_bytes = 0;
+	r->reserved = NULL;
+	atomic_store_explicit(&r->pages_used, 0, memory_order_relaxed);
+	sm_os_unreserve(reserved, bytes);
 }
 
 void
-sm_region_reset(unsigned keep)
+sm_region_drop(void)
 {
-	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
+	drop(&sm_regions[atomic_load_explicit(&sm_region_count, memory_order_relaxed)]);
+}
 
-	for (unsigned i = keep; i < n; i++)
-		sm_os_unreserve(sm_regions[i].reserved, sm_regions[i].reserved_bytes);
-	if (n > keep)
-		forget_regions(keep);
+void
+sm_region_reset(void)
+{
+	unsigned n = atomic_exchange(&sm_region_count, 0);
+
+	for (unsigned i = 0; i < n; i++)
+		drop(&sm_regions[i]);
 }
 
 void
@@ -104,8 +111,10 @@ sm_region_orphan(void)
 		inherited[at].base = r->reserved;
 		inherited[at].bytes = data;
 		sm_os_unreserve(words, r->reserved_bytes - data);
+		r->reserved = NULL;
+		drop(r);
 	}
-	forget_regions(0);
+	atomic_store(&sm_region_count, 0);
 }
 
 bool

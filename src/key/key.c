@@ -158,8 +158,7 @@ sm_key_orphan(void)
 {
 	for (size_t i = 0; i < PAGES; i++) {
 		if (key.page[i].base)
-			sm_os_cover(key.page[i].base, key.page[i].bytes,
-				key.page[i].granted & SECMALLOC_HIDDEN);
+			sm_os_cover(key.page[i].base, key.page[i].bytes, key.page[i].absent);
 		key.page[i] = (struct sm_area){ 0 };
 	}
 	key.reserved = NULL; /* a few pages of address space, left covered */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,6 +18,8 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0 /* without it the address is a hint, checked afterwards */
 #endif
+
+struct sm_pending sm_pending;
 
 enum { RESERVE_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
 
@@ -263,27 +266,29 @@ refused(const char *what, int e)
 /* Hidden pages are shared ones: a child that had them would read what the parent stores later, so
  * they are absent there even if FORKSAFE was not wanted. */
 static int
-protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
+protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
-	bool hidden = *granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
+	bool hidden = a->granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
 	int e = ENOTSUP;
 
 	if (!want && !hidden)
 		return 0;
 	if (!hidden)
 		e = sm_sys_wipe_on_fork(p, bytes);
-	if (e && !w->mark)
+	if (e && !w->mark) {
 		e = sm_sys_absent_in_fork(p, bytes);
+		a->absent = e == 0;
+	}
 	if (e && (hidden || w->require & SECMALLOC_FORKSAFE))
 		return refused("keeping pages from forked children (MADV_WIPEONFORK)", e);
 	if (e == 0 && want)
-		*granted |= SECMALLOC_FORKSAFE;
+		a->granted |= SECMALLOC_FORKSAFE;
 	return 0;
 }
 
 /* From here the pages are mapped read-write at p; every protection is asked for, none is assumed */
 static int
-protect_pages(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
+protect_pages(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
 	unsigned want = ~w->without;
 	int e;
@@ -291,18 +296,18 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
 	if (want & SECMALLOC_NODUMP) {
 		e = sm_sys_nodump(p, bytes);
 		if (e == 0)
-			*granted |= SECMALLOC_NODUMP;
+			a->granted |= SECMALLOC_NODUMP;
 		else if (w->require & SECMALLOC_NODUMP)
 			return refused("leaving pages out of core dumps (MADV_DONTDUMP)", e);
 	}
-	e = protect_from_fork(p, bytes, w, granted);
+	e = protect_from_fork(p, bytes, w, a);
 	if (e)
 		return e;
-	if (!(*granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
+	if (!(a->granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
 		e = sm_sys_lock(p, bytes);
 		if (e)
 			return refused_lock(e, bytes, "mlock");
-		*granted |= SECMALLOC_LOCKED;
+		a->granted |= SECMALLOC_LOCKED;
 	}
 	e = sm_sys_touch(p, bytes);
 	if (e)
@@ -312,7 +317,7 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, unsigned *granted)
 }
 
 static int
-map_hidden(size_t bytes, const struct sm_wish *w, void **out)
+map_hidden(void *at, size_t bytes, const struct sm_wish *w)
 {
 	bool must = w->require & SECMALLOC_HIDDEN;
 	int e;
@@ -321,7 +326,7 @@ map_hidden(size_t bytes, const struct sm_wish *w, void **out)
 		return ENOTSUP;
 	if (!must && sm_sys_hibernates())
 		return ENOTSUP;
-	e = sm_sys_hidden(bytes, out);
+	e = sm_sys_hidden(at, bytes);
 	if (e == 0)
 		return 0;
 	if (e == EAGAIN || e == ENOMEM)
@@ -329,39 +334,59 @@ map_hidden(size_t bytes, const struct sm_wish *w, void **out)
 	return refused("hiding pages (memfd_secret)", e);
 }
 
+/* At p there is address space of ours, recorded as pending. */
+static int
+make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *made)
+{
+	int e;
+
+	if (made->granted & SECMALLOC_HIDDEN) {
+		e = map_hidden(p, bytes, w);
+		if (e) { /* should the kernel have emptied the place */
+			(void)cover(p, bytes, MAP_FIXED_NOREPLACE);
+			return e;
+		}
+		made->granted |= SECMALLOC_LOCKED & ~w->without;
+	} else {
+		e = set_access(p, bytes, PROT_READ | PROT_WRITE);
+		if (e)
+			return e;
+	}
+	e = protect_pages(p, bytes, w, made);
+	if (e)
+		return e;
+	atomic_store(&sm_pending.at, at);
+	e = sm_sys_move(p, bytes, at);
+	if (e == 0)
+		return 0;
+	(void)cover(at, bytes, MAP_FIXED_NOREPLACE); /* as above */
+	return sm_fail(ENOMEM, "mremap of %zu bytes failed (%s): free some memory", bytes,
+		strerror(e));
+}
+
 static int
 obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_area *a)
 {
-	unsigned granted = SECMALLOC_GUARDED & ~w->without;
-	void *p;
+	struct sm_area made = { at, bytes, SECMALLOC_GUARDED & ~w->without, false };
+	void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int e;
 
-	if (hidden) {
-		e = map_hidden(bytes, w, &p);
-		if (e)
-			return e;
-		granted |= SECMALLOC_HIDDEN | (SECMALLOC_LOCKED & ~w->without);
-	} else {
-		p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (p == MAP_FAILED)
-			return refused_lock(errno, bytes, "mmap");
-	}
-	e = protect_pages(p, bytes, w, &granted);
-	if (e)
-		goto unmap;
-	e = sm_sys_move(p, bytes, at);
+	if (p == MAP_FAILED)
+		return refused_lock(errno, bytes, "mmap");
+	atomic_store(&sm_pending.bytes, bytes);
+	atomic_store(&sm_pending.base, p);
+	if (hidden)
+		made.granted |= SECMALLOC_HIDDEN;
+	e = make(p, at, bytes, w, &made);
 	if (e) {
-		e = sm_fail(ENOMEM, "mremap of %zu bytes failed (%s): free some memory", bytes,
-			strerror(e));
-		(void)cover(at, bytes, MAP_FIXED_NOREPLACE); /* should the kernel have emptied it */
-		goto unmap;
+		munmap(p, bytes);
+	} else {
+		if (made.granted & SECMALLOC_LOCKED)
+			sm_count_add(&sm_count.locked_bytes, bytes);
+		*a = made;
 	}
-	if (granted & SECMALLOC_LOCKED)
-		sm_count_add(&sm_count.locked_bytes, bytes);
-	*a = (struct sm_area){ at, bytes, granted };
-	return 0;
-unmap:
-	munmap(p, bytes);
+	atomic_store(&sm_pending.base, NULL);
+	atomic_store(&sm_pending.at, NULL);
 	return e;
 }
 
@@ -375,4 +400,27 @@ sm_os_obtain(void *at, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 		e = obtain(at, bytes, w, false, a);
 	may_cancel(state);
 	return e;
+}
+
+/* In the child base may have been moved away, and its pages be there, absent, or yet another's:
+ * so only what the parent had not protected from fork yet is unmapped, and the place is covered. */
+void
+sm_os_orphan(void)
+{
+	size_t bytes = atomic_load(&sm_pending.bytes);
+	void *base = atomic_load(&sm_pending.base), *at = atomic_load(&sm_pending.at);
+	uint64_t ino = atomic_load(&sm_pending.ino);
+	int fd = atomic_load(&sm_pending.fd) - 1;
+	struct stat st;
+
+	if (base && !at)
+		munmap(base, bytes);
+	if (at)
+		cover_hole(at, bytes);
+	/* fork(2) copies descriptors before memory: one that the parent has closed since is here */
+	if (fd >= 0 && fstat(fd, &st) == 0 && (ino == 0 || st.st_ino == ino))
+		close(fd);
+	atomic_store(&sm_pending.base, NULL);
+	atomic_store(&sm_pending.at, NULL);
+	atomic_store(&sm_pending.fd, 0);
 }

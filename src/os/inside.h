@@ -4,8 +4,19 @@
 
 #include "os/os.h"
 
-/** sm_sys_hidden - shared pages that no other process can read, unlocked by nobody; ENOTSUP */
-int sm_sys_hidden(size_t bytes, void **out);
+/** What is being obtained just now, for a child that is forked in the middle of it. Only one thread
+ * at a time obtains: it holds the lock of the room that asks. */
+struct sm_pending {
+	void *_Atomic base; /* where the pages are made: not NULL, unmap bytes there */
+	void *_Atomic at;   /* where they are going: cover bytes there */
+	_Atomic size_t bytes;
+	_Atomic int fd;	      /* made for the latest hidden pages, + 1; 0: none */
+	_Atomic uint64_t ino; /* its inode; 0: not known yet */
+};
+extern struct sm_pending sm_pending;
+
+/** sm_sys_hidden - over a reservation, pages that no other process can read; ENOTSUP */
+int sm_sys_hidden(void *at, size_t bytes);
 /** sm_sys_hibernates - hidden pages would keep this machine from hibernating */
 bool sm_sys_hibernates(void);
 /** sm_sys_map_limit - mappings a process may have; SIZE_MAX: no limit known */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -60,24 +61,21 @@ sm_sys_absent_in_fork(void *p, size_t n)
 
 /* The descriptor is closed at once: with it open, pidfd_getfd(2) and mmap read the pages. */
 int
-sm_sys_hidden(size_t bytes, void **out)
+sm_sys_hidden(void *at, size_t bytes)
 {
 	int fd = (int)syscall(SYS_memfd_secret, (unsigned)O_CLOEXEC);
+	struct stat st;
 	int e = 0;
-	void *p;
 
 	if (fd < 0)
 		return errno;
-	if (ftruncate(fd, (off_t)bytes) < 0) {
+	atomic_store(&sm_pending.ino, 0);
+	atomic_store(&sm_pending.fd, fd + 1);
+	if (fstat(fd, &st) == 0)
+		atomic_store(&sm_pending.ino, st.st_ino);
+	if (ftruncate(fd, (off_t)bytes) < 0 ||
+		mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		e = errno;
-		goto close_fd;
-	}
-	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
-		e = errno;
-	else
-		*out = p;
-close_fd:
 	close(fd);
 	return e;
 }

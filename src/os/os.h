@@ -14,13 +14,14 @@ struct sm_area {
 	unsigned char *base; /* NULL: none */
 	size_t bytes;	     /* multiple of the page */
 	unsigned granted;    /* SECMALLOC_ bits that hold for every page */
+	bool absent;	     /* a forked child has a hole there, not zero pages */
 };
 
 /** What an area must have, and what not to try. */
 struct sm_wish {
 	unsigned require; /* without these: an error, and nothing is left behind */
 	unsigned without;
-	bool mark; /* FORKSAFE only if a child finds the pages there, and zero */
+	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
 };
 
 /** sm_os_page_bytes - the page size, a power of two */
@@ -80,6 +81,9 @@ int sm_os_guard(void *base, size_t bytes);
 
 /** sm_os_access - allow access to pages again. ENOMEM: vm.max_map_count. */
 int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
+
+/** sm_os_orphan - in a forked child: undo what another thread of the parent was obtaining */
+void sm_os_orphan(void);
 
 /**
  * sm_os_cover - in a forked child: leave no hole and no page where the parent had pages

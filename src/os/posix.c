@@ -10,10 +10,10 @@
 #endif
 
 int
-sm_sys_hidden(size_t bytes, void **out)
+sm_sys_hidden(void *at, size_t bytes)
 {
+	(void)at;
 	(void)bytes;
-	(void)out;
 	return ENOTSUP;
 }
 

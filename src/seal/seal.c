@@ -72,9 +72,13 @@ set_all(enum sm_veil veil)
 			e = set_veil(&h, veil);
 		}
 		sm_hand_release(&h);
-		if (first == 0)
+		if (first == 0 && e) {
 			first = e;
+			sm_error_show();
+		}
 	}
+	if (first)
+		sm_error_restore(); /* the text is the first failure's, as errno is */
 	return first;
 }
 
