@@ -208,7 +208,9 @@ struct secmalloc_stats {
  *          EINVAL    a field out of range, unknown bits, or struct_size wrong
  *          EPERM     locking is not allowed: RLIMIT_MEMLOCK is 0
  *          ENOMEM    over RLIMIT_MEMLOCK or out of memory
- *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused
+ *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused; or the
+ *                    kernel can't wipe a page on fork (Linux before 4.14), by which a child
+ *                    knows itself
  *          EAGAIN    the kernel's random generator is not ready
  *          another   what the system call named in secmalloc_error() failed with
  * Threads: one at a time, and no other call meanwhile.
