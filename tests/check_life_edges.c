@@ -432,7 +432,7 @@ use_again(void *size)
 {
 	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
 	size_t n = *(size_t *)size;
-	unsigned char *p;
+	unsigned char *p = NULL;
 
 	c.without = SECMALLOC_GUARDED;
 	c.pool_size = MIB;
