@@ -76,7 +76,7 @@ extern "C" {
 				     * `require`; stays in force after secmalloc_term */
 
 /** Flags of secmalloc_config.flags. */
-#define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own; not yet */
+#define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own: see Placement */
 #define SECMALLOC_TRANSPARENT 0x02u  /* chunks open when touched; not yet */
 #define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key for speed; not yet */
 #define SECMALLOC_NO_THREAD 0x08u    /* no helper thread; this version never starts one */
@@ -128,7 +128,11 @@ struct secmalloc_config {
 	size_t struct_size;
 	/** Bytes a pool, rounded up to pages; guard pages lie inside it, so a little less can be
 	 *  handed out.  0: what may be locked, at most 1 MiB and at most half of RLIMIT_MEMLOCK
-	 *  for all initial pools, but at least 4 pages.  An explicit size never shrinks. */
+	 *  for all initial pools, but at least 4 pages.  An explicit size never shrinks.
+	 *  Pools added later are elastic: unlocked, they hold only ciphertext and zeros, but
+	 *  for pages that a clear chunk lies on, which are locked for just as long.  So
+	 *  RLIMIT_MEMLOCK bounds what is clear at once, not what is kept.  Where LOCKED is in
+	 *  `without` they are never locked; where HIDDEN is in `require`, always. */
 	size_t pool_size;
 	/** Pools mapped, guarded, locked and touched before init returns, so that privileges can
 	 *  be dropped afterwards.  0: 1. */
@@ -175,12 +179,13 @@ struct secmalloc_stats {
 	size_t struct_size;
 	uint64_t pools;            /* pools mapped now */
 	uint64_t pool_bytes;       /* bytes in them, guard pages inside them included */
-	uint64_t locked_bytes;     /* bytes locked: pools and the key's pages */
+	uint64_t locked_bytes;     /* bytes locked: pools, elastic pages, the key's pages */
 	uint64_t chunks;           /* live chunks */
 	uint64_t chunks_encrypted; /* those of them that are closed */
 	uint64_t bytes;            /* bytes asked for, in live chunks */
 	uint64_t bytes_clear;      /* those of them in open chunks */
-	uint64_t bytes_high_water; /* the most that `bytes` has been since init */
+	uint64_t bytes_high_water; /* the most that `bytes` has been since init; with several
+				    * threads a bound: the sum of what each arena's most was */
 	uint64_t seals;            /* chunks closed since init */
 	uint64_t unseals;          /* chunks opened since init */
 	uint64_t reseals;          /* chunks closed by timer; not yet, 0 */
@@ -231,19 +236,41 @@ int secmalloc_term(void);
 
 /* ---------------------------------------------------------------- memory */
 
+/*
+ * Placement.  Packed: chunks up to 16 KiB share slabs with others of about their size, in
+ * random order, a canary on both sides of each, a guard page on both sides of each slab.
+ * Isolated (SECMALLOC_ISOLATE, and every larger chunk): pages of its own, whose end is the
+ * chunk's, within its alignment, and a guard page behind, so that an overrun is SIGSEGV at
+ * the access; a canary in front.
+ *
+ * Quarantine.  What is freed rests, wiped, before its address is used again, so that a late
+ * second free or write is still found: packed, for at least 256 more frees of its size class
+ * (and in random order among some 64); isolated, without access, for at least 256 more
+ * isolated frees and 1 MiB of them, oldest first.  Rest ends early when memory is not to be
+ * had otherwise, and for isolated chunks when 256 MiB rest, or 1 MiB in later pools that
+ * are not elastic.
+ *
+ * A guard in an elastic pool is a marker (MADV_GUARD_INSTALL, Linux 6.13) and costs no
+ * mapping; elsewhere each costs two.  Guards use at most half of vm.max_map_count, and ranges
+ * of locked pages in elastic pools a quarter; then it is ENOMEM with its name in the text.
+ *
+ * Threads.  Each thread keeps to one of 4 arenas, each with a lock of its own.
+ */
+
 /**
  * secmalloc - allocate a chunk of secure memory
  *
  * The bytes are zero, aligned to 16 and open (clear).  Size 0 gives a unique pointer
- * to no bytes.  Chunks up to 16 KiB share slabs with others of about their size; a
- * larger one has pages of its own in a pool and ends, within its alignment, at a guard page.
- * Both come from the initial pools while there is room, then from new ones.
+ * to no bytes.  It comes from the initial pools while they have room, then from elastic ones.
  *
  * Returns: the chunk, or NULL with errno
  *          ENOMEM  no memory that carries every required protection is to be had, max_pools
  *                  is reached, or size is above the cipher's message limit
  *          and, when this first call starts the library, all that secmalloc_init gives.
- * Cost:    under 0.1 µs for small chunks in an existing slab.
+ * Cost:    some 20 ns for a small chunk of an initial pool, as is its secfree; 3 µs each where
+ *          an elastic page has to be locked and unlocked.  One size class has at most half of
+ *          the initial pools while others can be elastic: raise pool_size where more than that
+ *          is open at a time, or chunks of 2 KiB and more come and go quickly.
  */
 void *secmalloc(size_t size) SECMALLOC_ALLOC(1);
 
@@ -306,7 +333,7 @@ size_t secmalloc_usable_size(const void *ptr);
 int secmalloc_owns(const void *ptr);
 
 /**
- * secmalloc_protect - what the program may do with the pages of a large chunk
+ * secmalloc_protect - what the program may do with the pages of an isolated chunk
  *
  * Holds for the chunk open or closed; the library lifts it for its own work on the chunk
  * and restores it.  Should the kernel refuse to restore it (it never did), that call fails with
@@ -315,7 +342,7 @@ int secmalloc_owns(const void *ptr);
  *
  * Returns: 0, or -1 with errno
  *          EINVAL   NULL, foreign, interior or freed pointer; unknown access
- *          ENOTSUP  the chunk shares its pages with others (it is 16 KiB or smaller)
+ *          ENOTSUP  the chunk is packed: it shares its pages with others
  *          ENOMEM   mprotect(2) failed: vm.max_map_count
  *          ECHILD, EACCES, ECANCELED as in the general rules
  * Cost:    one mprotect(2), 2 to 10 µs.
@@ -358,7 +385,7 @@ int secmalloc_encrypt(void *ptr);
  * Returns: 0, also if it was open already, or -1 with errno
  *          EBADMSG  tampered with: it stays closed, its bytes are as they were, and no
  *                   plaintext was released
- *          ENOMEM   its page cannot be locked
+ *          ENOMEM   its pages cannot all be locked; it stays closed
  *          EINVAL, ECHILD, EACCES, ECANCELED as secmalloc_encrypt
  */
 int secmalloc_decrypt(void *ptr);

@@ -28,15 +28,6 @@ nap(const struct timespec *t, struct timespec *left)
 #include "base/lock.c"
 #include "base/error.c"
 
-static uint64_t raised; /* not 0: what another thread makes of a counter just after it was read */
-
-static uint64_t
-get_and_raise(_Atomic uint64_t *n)
-{
-	return raised ? atomic_exchange(n, raised) : *n;
-}
-
-#define sm_count_get(n) get_and_raise(n)
 #include "base/count.c"
 
 enum { THREADS = 4, KINDS = SECMALLOC_FAULT_INTERNAL + 2 };
@@ -195,7 +186,7 @@ END_TEST
 
 /* --------------------------------------------------------------------- locks */
 
-static const unsigned ranks[] = { SM_RANK_KEY, SM_RANK_POOL, SM_RANK_CLASS, SM_RANK_KEY_SLOT,
+static const unsigned ranks[] = { SM_RANK_KEY, SM_RANK_POOL, SM_RANK_ARENA, SM_RANK_KEY_SLOT,
 	SM_RANK_CHUNK, SM_RANK_LIFE };
 enum { RANKS = sizeof(ranks) / sizeof(ranks[0]) };
 
@@ -324,29 +315,6 @@ START_TEST(an_error_text_too_long_is_cut_and_nothing_behind_it_is_written)
 }
 END_TEST
 
-static void *
-count(void *arg)
-{
-	for (size_t i = 0; i < 100000; i++)
-		sm_count_bytes(*(const uint64_t *)arg);
-	return NULL;
-}
-
-START_TEST(the_high_water_is_the_most_that_bytes_were)
-{
-	uint64_t by = 3;
-
-	in_threads(count, &by);
-	ck_assert_uint_eq(sm_count.bytes_high_water, THREADS * 300000);
-	sm_count_sub(&sm_count.bytes, 100);
-	sm_count_bytes(99);
-	ck_assert_uint_eq(sm_count.bytes_high_water, sm_count.bytes + 1);
-	raised = 5000000;
-	sm_count_bytes(1);
-	ck_assert_uint_eq(sm_count.bytes_high_water, raised);
-}
-END_TEST
-
 START_TEST(a_reset_leaves_only_live_at_term)
 {
 	_Atomic uint64_t *all = (_Atomic uint64_t *)&sm_count;
@@ -382,7 +350,6 @@ main(void)
 	tcase_add_test(tc, sm_fail_hands_on_its_value_and_keeps_errno);
 	tcase_add_test(tc, each_thread_has_its_own_error_text);
 	tcase_add_test(tc, an_error_text_too_long_is_cut_and_nothing_behind_it_is_written);
-	tcase_add_test(tc, the_high_water_is_the_most_that_bytes_were);
 	tcase_add_test(tc, a_reset_leaves_only_live_at_term);
 	srunner_run_all(sr, CK_NORMAL);
 	return finish(sr);

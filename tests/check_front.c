@@ -67,27 +67,26 @@ END_TEST
 
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
-	struct secmalloc_config c[8];
-	static const char *const name[8] = { "ISOLATE", "ISOLATE", "KEY_RESIDENT", "FORK_KEEP",
-		"prekey_size", "reseal_ms", "clear_limit", "clear_limit" };
+	struct secmalloc_config c[7];
+	static const char *const name[7] = { "TRANSPARENT", "KEY_RESIDENT", "FORK_KEEP", "prekey_size",
+		"reseal_ms", "clear_limit", "clear_limit" };
 	struct sm_config r;
 
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 7; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
-	c[0].flags = SECMALLOC_ISOLATE;
-	c[1].flags = SECMALLOC_TRANSPARENT;
-	c[2].flags = SECMALLOC_KEY_RESIDENT;
-	c[3].fork = SECMALLOC_FORK_KEEP;
-	c[4].prekey_size = 16384;
-	c[5].reseal_ms = 1;
-	c[6].clear_limit = 1;
-	c[7].store_dir = "/tmp";
-	for (int i = 0; i < 8; i++) {
+	c[0].flags = SECMALLOC_TRANSPARENT;
+	c[1].flags = SECMALLOC_KEY_RESIDENT;
+	c[2].fork = SECMALLOC_FORK_KEEP;
+	c[3].prekey_size = 16384;
+	c[4].reseal_ms = 1;
+	c[5].clear_limit = 1;
+	c[6].store_dir = "/tmp";
+	for (int i = 0; i < 7; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);
 		ck_assert_ptr_nonnull(strstr(sm_error_text(), name[i]));
 	}
-	c[4].prekey_size = 32;
-	ck_assert_int_eq(resolve(&c[4], &r), 0);
+	c[3].prekey_size = 32;
+	ck_assert_int_eq(resolve(&c[3], &r), 0);
 }
 END_TEST
 

@@ -80,13 +80,17 @@ END_TEST
 START_TEST(of_a_slab_only_the_starts_of_slots_are_found)
 {
 	uint32_t slots, stride, seen = 0;
+	size_t most;
 	struct spot s;
 
-	start(0, 1, 0);
-	s = spot_of(secmalloc(sm_class_most((unsigned)_i)));
+	start(1024, 1, 0);
+	most = sm_class_most((unsigned)_i);
+	s = spot_of(secmalloc(most));
 	ck_assert(s.run.used && s.run.kind == SM_KIND_SLAB && s.run.class == (unsigned)_i);
 	slots = sm_class_slots(s.run.class, s.run.pages);
 	stride = sm_classes[s.run.class].stride;
+	for (uint32_t i = 1; i < slots; i++)
+		EACH(spot_of(secmalloc(most)).base == s.base);
 	for (size_t off = 0; off < (s.run.pages + 1) * PAGE; off++) {
 		size_t in = off - SM_ALIGN_BYTES;
 		bool starts = off >= SM_ALIGN_BYTES && in % stride == 0 && in / stride < slots;
@@ -125,7 +129,7 @@ START_TEST(of_an_aligned_chunk_only_its_start_is_found)
 			struct spot s = spot_of(p);
 			size_t stride = s.run.kind == SM_KIND_SLAB ?
 				sm_classes[s.run.class].stride : s.run.pages * PAGE;
-			unsigned char *slot = p - record_of(p)->offset;
+			unsigned char *slot = p - (s.run.kind == SM_KIND_SLAB ? record_of(p)->offset : p - s.base);
 
 			EACH((uintptr_t)p % align == 0 && sm_heap_bytes(record_of(p)) == p);
 			EACH(slot >= s.base && p + size <= slot + stride);
@@ -181,7 +185,7 @@ START_TEST(a_record_leads_back_to_its_bytes)
 		seen[i] = record_of(p);
 		EACH(sm_heap_live(seen[i]) && sm_heap_bytes(seen[i]) == p);
 		EACH(seen[i]->generation == 1);
-		EACH(sm_region_of_record(seen[i]) == sm_region_of(p));
+		EACH(region_of_record(seen[i]) == sm_region_of(p));
 		for (size_t k = 0; k < i; k++)
 			EACH(seen[k] != seen[i]);
 	}
@@ -205,7 +209,7 @@ START_TEST(a_freed_chunk_is_remembered)
 			ck_assert(!sm_heap_live(c));
 			ck_assert_uint_ne(c->generation, 0);
 			ck_assert_int_eq(secmalloc_owns(p), 0);
-			sm_slab_trim();
+			trim();
 		}
 		ck_assert(!spot_of(p).run.used);
 	}
@@ -223,11 +227,13 @@ START_TEST(a_run_over_part_of_a_tombstone_does_not_revive_it)
 	s = spot_of(old);
 	ck_assert_uint_eq(s.run.pages, 9);
 	secfree(old);
+	trim();
 	ck_assert_int_eq(find(old), SM_FOUND);
 	if (_i == 0) { /* its head is used again, its tail is not */
 		p = secmalloc(SPAN(5));
 	} else { /* a run that begins before it ends inside it */
 		secfree(front);
+		trim();
 		p = secmalloc(SPAN(5 + (size_t)_i));
 		ck_assert(spot_of(p).base < s.base);
 	}
@@ -235,6 +241,7 @@ START_TEST(a_run_over_part_of_a_tombstone_does_not_revive_it)
 	for (size_t off = 0; off < 10 * PAGE; off++)
 		EACH(s.base + off == p || find(s.base + off) == SM_INTERIOR);
 	secfree(p);
+	trim();
 	for (size_t off = 0; off < 10 * PAGE; off++)
 		EACH(s.base + off == p || find(s.base + off) == SM_INTERIOR);
 	ck_assert(!sm_heap_live(record_of(p)));
@@ -254,7 +261,7 @@ START_TEST(a_slot_of_a_slab_that_is_gone_leads_to_no_chunk_of_the_next)
 		EACH(spot_of(p[i]).first == old.first);
 		secfree(p[i]);
 	}
-	ck_assert(sm_slab_trim());
+	ck_assert(trim());
 	now = spot_of(secmalloc(16));
 	for (size_t i = 1; i < sm_class_slots(0, now.run.pages); i++)
 		EACH(secmalloc(16) != NULL);
@@ -262,7 +269,7 @@ START_TEST(a_slot_of_a_slab_that_is_gone_leads_to_no_chunk_of_the_next)
 	ck_assert_uint_lt(now.run.pages, old.run.pages);
 	for (size_t off = now.run.pages * PAGE; off < old.run.pages * PAGE; off++)
 		EACH(find(old.base + off) == SM_INTERIOR);
-	ck_assert_int_eq(sm_slab_trim(), false);
+	ck_assert_int_eq(trim(), false);
 }
 END_TEST
 

@@ -48,7 +48,7 @@ reserved(void)
 static struct sm_area
 obtained(unsigned require, unsigned without)
 {
-	struct sm_wish w = { require, without, false };
+	struct sm_wish w = { .require = require, .without = without };
 	unsigned char *at = reserved();
 	struct sm_area a;
 	int e = sm_os_obtain(at + bytes_of(1), bytes_of(PAGES - 2), &w, &a);
@@ -220,7 +220,7 @@ obtain_limited(void *arg)
 {
 	const struct limited *l = arg;
 	struct rlimit r = { l->limit, l->limit };
-	struct sm_wish w = { USUAL | l->require, 0, false };
+	struct sm_wish w = { .require = USUAL | l->require };
 	unsigned char *at = reserved();
 	struct sm_area a;
 

@@ -40,6 +40,26 @@ start(size_t pool_pages, unsigned initial, unsigned most)
 	MUST(secmalloc_init(&c) == 0);
 }
 
+/** trim - whatever rests is ready to be used again, and what is empty then is given back */
+static inline bool
+trim(void)
+{
+	bool any = sm_arena_trim(true);
+
+	sm_large_trim();
+	return any;
+}
+
+/** region_of_record - the region whose record this is */
+static inline struct sm_region *
+region_of_record(const struct sm_chunk *c)
+{
+	for (unsigned i = 0; i < sm_region_count; i++)
+		if ((size_t)(c - sm_regions[i].records) < sm_regions[i].pages * sm_records_per_page())
+			return &sm_regions[i];
+	return NULL;
+}
+
 static inline enum sm_found
 find(const void *p)
 {

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <secmalloc.h>
 
@@ -33,8 +34,13 @@ sm_min_size(size_t a, size_t b)
 
 /* ------------------------------------------------------------------- wipe */
 
-/** sm_wipe - zero n bytes, never optimised away */
-void sm_wipe(void *p, size_t n);
+/** sm_wipe - zero n bytes, never optimised away: the bytes may be looked at afterwards */
+static inline void
+sm_wipe(void *p, size_t n)
+{
+	memset(p, 0, n);
+	__asm__ volatile("" ::"r"(p) : "memory");
+}
 
 /**
  * sm_wipe_traces - clear what a primitive left behind: dead stack and the vector registers
@@ -78,8 +84,10 @@ _Noreturn SM_COLD void sm_die(enum secmalloc_fault kind, const void *ptr);
  */
 enum sm_rank {
 	SM_RANK_KEY = 3 * 16 + 0,      /* key: the two halves */
+	SM_RANK_WINDOW = 3 * 16 + 3,   /* heap: which elastic pages are locked */
 	SM_RANK_POOL = 3 * 16 + 4,     /* heap: regions, pools, page runs */
-	SM_RANK_CLASS = 3 * 16 + 5,    /* heap: the slabs of one size class */
+	SM_RANK_LARGE = 3 * 16 + 5,    /* heap: large chunks that rest */
+	SM_RANK_ARENA = 3 * 16 + 6,    /* heap: the slabs and the tally of one arena */
 	SM_RANK_KEY_SLOT = 3 * 16 + 8, /* key: one scratch slot; lent while heap works */
 	SM_RANK_CHUNK = 4 * 16 + 0,    /* seal: one chunk's record and bytes */
 	SM_RANK_LIFE = 6 * 16 + 0      /* front: start, stop, fork */
@@ -133,6 +141,7 @@ struct sm_config {
 	size_t page_bytes;      /* power of two */
 	size_t pool_bytes;      /* multiple of page_bytes, never 0 once running */
 	bool pool_auto;         /* pool_bytes was chosen by us */
+	bool isolate;           /* every chunk has pages of its own */
 	unsigned initial_pools; /* >= 1 */
 	unsigned max_pools;     /* >= initial_pools */
 	unsigned require;       /* protections; disjoint from without */
@@ -172,7 +181,7 @@ void sm_config_check(const struct sm_config *c);
 /** What stats reports; each is changed by relaxed atomics. */
 struct sm_counters {
 	_Atomic uint64_t pools, pool_bytes, locked_bytes;
-	_Atomic uint64_t chunks, chunks_encrypted, bytes, bytes_encrypted, bytes_high_water;
+	_Atomic uint64_t chunks_encrypted, bytes_encrypted;
 	_Atomic uint64_t seals, unseals, tampered, live_at_term;
 };
 extern struct sm_counters sm_count;
@@ -194,9 +203,6 @@ sm_count_get(_Atomic uint64_t *n)
 {
 	return atomic_load_explicit(n, memory_order_relaxed);
 }
-
-/** sm_count_bytes - live bytes grew by this much: keeps the high water */
-void sm_count_bytes(uint64_t by);
 
 /** sm_count_reset - all to 0 but live_at_term */
 void sm_count_reset(void);

@@ -3,23 +3,10 @@
 struct sm_counters sm_count;
 
 void
-sm_count_bytes(uint64_t by)
-{
-	uint64_t now = atomic_fetch_add_explicit(&sm_count.bytes, by, memory_order_relaxed) + by;
-	uint64_t most = sm_count_get(&sm_count.bytes_high_water);
-
-	while (now > most &&
-		!atomic_compare_exchange_weak_explicit(&sm_count.bytes_high_water, &most, now,
-			memory_order_relaxed, memory_order_relaxed))
-		;
-}
-
-void
 sm_count_reset(void)
 {
 	_Atomic uint64_t *const all[] = { &sm_count.pools, &sm_count.pool_bytes,
-		&sm_count.locked_bytes, &sm_count.chunks, &sm_count.chunks_encrypted,
-		&sm_count.bytes, &sm_count.bytes_encrypted, &sm_count.bytes_high_water,
+		&sm_count.locked_bytes, &sm_count.chunks_encrypted, &sm_count.bytes_encrypted,
 		&sm_count.seals, &sm_count.unseals, &sm_count.tampered };
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)

@@ -2,12 +2,6 @@
 
 #include <sodium.h>
 
-void
-sm_wipe(void *p, size_t n)
-{
-	sodium_memzero(p, n);
-}
-
 #if defined(__x86_64__)
 #define LOW_16(r) r "0", r "1", r "2", r "3", r "4", r "5", r "6", r "7", r "8", r "9", r "10", \
 		r "11", r "12", r "13", r "14", r "15"

@@ -26,7 +26,7 @@ answer_ptr(int e, int kept, void *ptr)
 }
 
 /* What a pointer is while nothing runs: a parent's, or nobody's. */
-static int
+static SM_COLD int
 stranger(const void *ptr)
 {
 	struct sm_chunk *c;
@@ -37,7 +37,7 @@ stranger(const void *ptr)
 					 : "the pointer is NULL: pass what secmalloc returned");
 }
 
-static int
+static inline int
 enter(const void *ptr)
 {
 	return sm_life_runs() && ptr ? 0 : stranger(ptr);
@@ -71,17 +71,20 @@ secmalloc_term(void)
 
 /* ---------------------------------------------------------------- memory */
 
-static void *
+static inline void *
 alloc(size_t size, size_t align)
 {
-	int kept = errno, e = 0;
-	void *ptr = NULL;
+	struct sm_got got = { NULL, 0 };
+	int kept = errno;
 
 	if (!sm_life_runs())
-		e = sm_life_start();
-	if (e == 0)
-		e = sm_seal_alloc(size, align, &ptr);
-	return answer_ptr(e, kept, ptr);
+		got.e = sm_life_start();
+	if (SM_LIKELY(got.e == 0))
+		got = sm_seal_alloc(size, align);
+	if (!SM_LIKELY(got.e == 0))
+		return answer_ptr(got.e, kept, NULL);
+	errno = kept;
+	return got.ptr;
 }
 
 void *

@@ -93,7 +93,8 @@ start_undumpable(const struct sm_config *c)
 static int
 config_page(const struct sm_config *wanted, struct sm_config **out)
 {
-	struct sm_wish wish = { SECMALLOC_FORKSAFE, SECMALLOC_HIDDEN | SECMALLOC_LOCKED, true };
+	struct sm_wish wish = { .require = SECMALLOC_FORKSAFE,
+		.without = SECMALLOC_HIDDEN | SECMALLOC_LOCKED, .mark = true };
 	struct sm_area *area = &config_area;
 	void *at;
 	int e;
@@ -305,11 +306,13 @@ sm_life_start(void)
 void
 sm_life_term(void)
 {
+	struct sm_tally t;
+
 	if (!sm_life_runs())
 		return;
 	take_life();
-	atomic_store_explicit(&sm_count.live_at_term, sm_count_get(&sm_count.chunks),
-		memory_order_relaxed);
+	sm_heap_tally(&t);
+	atomic_store_explicit(&sm_count.live_at_term, t.chunks, memory_order_relaxed);
 	sm_heap_stop();
 	sm_key_stop();
 	stop_config();

@@ -13,7 +13,7 @@ enum {
 		SECMALLOC_FORKSAFE,
 	ALL_FLAGS = SECMALLOC_ISOLATE | SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT |
 		SECMALLOC_NO_THREAD,
-	LATER_FLAGS = SECMALLOC_ISOLATE | SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT,
+	LATER_FLAGS = SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT,
 	DEFAULT_PREKEY_BYTES = 32,
 	DEFAULT_RESPLIT_MS = 500
 };
@@ -76,7 +76,7 @@ check_later(const struct secmalloc_config *c)
 	const char *name = NULL;
 
 	if (c->flags & LATER_FLAGS)
-		name = "flags ISOLATE, TRANSPARENT and KEY_RESIDENT";
+		name = "flags TRANSPARENT and KEY_RESIDENT";
 	else if (c->fork == SECMALLOC_FORK_KEEP)
 		name = "SECMALLOC_FORK_KEEP";
 	else if (c->prekey_size && c->prekey_size != DEFAULT_PREKEY_BYTES)
@@ -107,6 +107,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->page_bytes = sm_os_page_bytes();
 	out->pool_bytes = sm_round_up(asked->pool_size, out->page_bytes);
 	out->pool_auto = asked->pool_size == 0;
+	out->isolate = asked->flags & SECMALLOC_ISOLATE;
 	out->initial_pools = asked->initial_pools ? asked->initial_pools : 1;
 	out->max_pools = asked->max_pools ? asked->max_pools : UINT_MAX;
 	out->without = asked->without;

@@ -1,6 +1,7 @@
 #include "front/inside.h"
 
 #include "cipher/cipher.h"
+#include "heap/heap.h"
 
 #include <errno.h>
 #include <string.h>
@@ -9,15 +10,17 @@ static void
 fill(struct secmalloc_stats *s)
 {
 	uint64_t sealed = sm_count_get(&sm_count.bytes_encrypted);
+	struct sm_tally t;
 
+	sm_heap_tally(&t);
 	s->pools = sm_count_get(&sm_count.pools);
 	s->pool_bytes = sm_count_get(&sm_count.pool_bytes);
 	s->locked_bytes = sm_count_get(&sm_count.locked_bytes);
-	s->chunks = sm_count_get(&sm_count.chunks);
+	s->chunks = t.chunks;
 	s->chunks_encrypted = sm_count_get(&sm_count.chunks_encrypted);
-	s->bytes = sm_count_get(&sm_count.bytes);
+	s->bytes = t.bytes;
 	s->bytes_clear = s->bytes > sealed ? s->bytes - sealed : 0;
-	s->bytes_high_water = sm_count_get(&sm_count.bytes_high_water);
+	s->bytes_high_water = t.most;
 	s->seals = sm_count_get(&sm_count.seals);
 	s->unseals = sm_count_get(&sm_count.unseals);
 	s->tampered = sm_count_get(&sm_count.tampered);

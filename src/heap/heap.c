@@ -85,7 +85,8 @@ sm_heap_start(struct sm_config *c)
 
 	sm_class_start();
 	sm_pool_reset();
-	e = sm_slab_start();
+	sm_large_reset();
+	e = sm_arena_start();
 	if (e)
 		return e;
 	return c->pool_auto ? fitted_pools(c) : first_pools(c);
@@ -113,60 +114,122 @@ sm_heap_granted(void)
 
 /* ----------------------------------------------------------- places and chunks */
 
+static inline struct sm_made
+place(size_t size, size_t align, bool own_pages, bool locked)
+{
+	if (SM_LIKELY(!own_pages && size + align - SM_ALIGN_BYTES <= SM_PACKED_MOST_BYTES))
+		return sm_packed_alloc(size, align, locked);
+	return sm_large_alloc(size, align, locked);
+}
+
+static inline struct sm_slab *
+slab_of(const struct sm_chunk *c)
+{
+	struct sm_region *r = sm_region_of(sm_heap_bytes(c));
+	size_t page = (sm_heap_at(c) - (uintptr_t)r->base) >> sm_page_shift;
+
+	return &r->slabs[page - sm_run_at(r, page).back];
+}
+
+/* Nobody has seen its address: it need not rest. */
+static void
+discard(struct sm_chunk *c)
+{
+	sm_canary_clear(c, sm_heap_bytes(c));
+	if (c->own_pages)
+		sm_large_free(c, false);
+	else
+		sm_packed_discard(slab_of(c), c);
+	atomic_store_explicit(&c->at, 0, memory_order_relaxed);
+}
+
+/* An elastic page that cannot be locked is no reason to fail while a locked one is free. */
+static SM_COLD struct sm_made
+place_locked(struct sm_made m, size_t size, size_t align, bool own_pages)
+{
+	struct sm_spot s = sm_spot_of(m.c);
+
+	discard(m.c);
+	m = place(size, align, own_pages, true);
+	if (m.e)
+		m.e = sm_window_explain((size_t)(s.end - s.start));
+	return m;
+}
+
+struct sm_made
+sm_heap_alloc(size_t size, size_t align, bool own_pages)
+{
+	struct sm_made m;
+
+	sm_check(align >= SM_ALIGN_BYTES && align <= sm_os_page_bytes());
+	if (!SM_LIKELY(size <= PTRDIFF_MAX / 4))
+		return (struct sm_made){ NULL, sm_fail(ENOMEM, "%zu bytes are more than any "
+				"address space has", size) };
+	m = place(size, align, own_pages, false);
+	if (SM_LIKELY(m.e == 0) && sm_heap_pin(m.c))
+		return place_locked(m, size, align, own_pages);
+	return m;
+}
+
+static void
+pages_of(const struct sm_spot *s, size_t *first, size_t *pages)
+{
+	size_t from = (size_t)(s->start - s->region->base) >> sm_page_shift;
+
+	*first = from;
+	*pages = ((size_t)(s->end - 1 - s->region->base) >> sm_page_shift) - from + 1;
+}
+
 int
-sm_heap_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr)
+sm_heap_pin_pages(struct sm_chunk *c)
 {
-	sm_assert(w->align >= SM_ALIGN_BYTES && w->align <= sm_os_page_bytes());
-	if (w->size > PTRDIFF_MAX / 4)
-		return sm_fail(ENOMEM, "%zu bytes are more than any address space has", w->size);
-	if (!w->own_pages && w->size + w->align - SM_ALIGN_BYTES <= SM_PACKED_MOST_BYTES)
-		return sm_slab_alloc(w, c, ptr);
-	return sm_large_alloc(w, c, ptr);
-}
+	struct sm_spot s = sm_spot_of(c);
+	size_t first, pages;
 
-struct sm_spot
-sm_spot_of(const struct sm_chunk *c)
-{
-	struct sm_region *r = sm_region_of_record(c);
-	size_t per = sm_records_per_page(), page_bytes = sm_os_page_bytes();
-	size_t index = (size_t)(c - r->records), page = index / per;
-	struct sm_spot s = { r, sm_run_at(r, page), 0, NULL, NULL };
-
-	sm_assert(s.run.used && s.run.back <= page);
-	s.first = page - s.run.back;
-	s.start = r->base + s.first * page_bytes;
-	s.end = s.start + s.run.pages * page_bytes;
-	if (s.run.kind == SM_KIND_SLAB) {
-		s.start += SM_ALIGN_BYTES +
-			(index - s.first * per) * sm_classes[s.run.class].stride;
-		s.end = s.start + sm_class_most(s.run.class);
-	}
-	return s;
-}
-
-void *
-sm_heap_bytes(const struct sm_chunk *c)
-{
-	return sm_spot_of(c).start + sm_chunk_offset(c);
+	pages_of(&s, &first, &pages);
+	return sm_window_open(s.region, first, pages);
 }
 
 void
-sm_heap_free(struct sm_chunk *c, void *ptr)
+sm_heap_unpin_pages(struct sm_chunk *c)
 {
 	struct sm_spot s = sm_spot_of(c);
+	size_t first, pages;
 
+	pages_of(&s, &first, &pages);
+	sm_window_close(s.region, first, pages);
+}
+
+static SM_COLD void
+free_large(struct sm_chunk *c, void *ptr, bool pinned)
+{
 	sm_canary_clear(c, ptr);
 	if (c->size)
 		sm_wipe(ptr, c->size);
-	atomic_store_explicit(&c->life, SM_LIFE_FREE, memory_order_release);
-	if (s.run.kind == SM_KIND_SLAB)
-		sm_slab_free(s.region, s.first, s.run.class, c);
-	else
-		sm_large_free(s.region, s.first, c);
+	if (pinned)
+		sm_heap_unpin(c);
+	atomic_store_explicit(&c->life, SM_LIFE_RESTING, memory_order_release);
+	sm_large_free(c, true);
+}
+
+void
+sm_heap_free(struct sm_chunk *c, void *ptr, bool pinned)
+{
+	unsigned char *start = (unsigned char *)ptr - c->offset - SM_CANARY_BYTES;
+
+	if (!SM_LIKELY(!c->own_pages)) {
+		free_large(c, ptr, pinned);
+		return;
+	}
+	sm_wipe(start, sm_classes[c->class].stride);
+	if (pinned)
+		sm_heap_unpin(c);
+	atomic_store_explicit(&c->life, SM_LIFE_RESTING, memory_order_release);
+	sm_packed_free(slab_of(c), c);
 }
 
 /* A tombstone counts while the first page still tells the same. */
-static bool
+static SM_COLD bool
 run_stands(const struct sm_region *r, size_t first, const struct sm_run *run)
 {
 	struct sm_run head = sm_run_at(r, first);
@@ -175,50 +238,61 @@ run_stands(const struct sm_region *r, size_t first, const struct sm_run *run)
 		head.pages == run->pages && head.back == 0;
 }
 
+/* NULL: nothing starts there. */
+static inline struct sm_chunk *
+chunk_at(const struct sm_region *r, const void *ptr)
+{
+	size_t page = ((uintptr_t)ptr - (uintptr_t)r->base) >> sm_page_shift, first, off, slot = 0;
+	struct sm_chunk *c;
+	struct sm_run run;
+
+	if (!SM_LIKELY(page < atomic_load_explicit(&r->pages_used, memory_order_acquire)))
+		return NULL;
+	run = sm_run_at(r, page);
+	first = page - run.back;
+	off = (uintptr_t)ptr - (uintptr_t)(r->base + (first << sm_page_shift));
+	if (SM_LIKELY(run.kind == SM_KIND_SLAB))
+		slot = (uint64_t)(off - SM_ALIGN_BYTES) * sm_classes[run.class].magic >>
+			SM_MAGIC_SHIFT;
+	else if (run.kind != SM_KIND_LARGE)
+		return NULL;
+	if (!SM_LIKELY(run.used || run_stands(r, first, &run)))
+		return NULL;
+	if (off < SM_CANARY_BYTES || slot >= run.pages * sm_records_per_page())
+		return NULL;
+	c = &r->records[first * sm_records_per_page() + slot];
+	return SM_LIKELY(sm_heap_at(c) == (uintptr_t)ptr) ? c : NULL;
+}
+
+struct sm_chunk *
+sm_heap_look(const void *ptr)
+{
+	struct sm_region *r = sm_region_of(ptr);
+
+	return SM_LIKELY(r != NULL) ? chunk_at(r, ptr) : NULL;
+}
+
 enum sm_found
 sm_heap_find(const void *ptr, struct sm_chunk **c)
 {
-	size_t page_bytes = sm_os_page_bytes(), page, first, off, slot = 0;
 	struct sm_region *r = sm_region_of(ptr);
-	struct sm_run run;
 
 	if (!r)
 		return sm_region_inherited(ptr) ? SM_INHERITED : SM_FOREIGN;
-	page = ((uintptr_t)ptr - (uintptr_t)r->base) / page_bytes;
-	if (page >= atomic_load_explicit(&r->pages_used, memory_order_acquire))
-		return SM_INTERIOR;
-	run = sm_run_at(r, page);
-	first = page - run.back;
-	if ((run.kind != SM_KIND_SLAB && run.kind != SM_KIND_LARGE) || !run_stands(r, first, &run))
-		return SM_INTERIOR;
-	off = (uintptr_t)ptr - (uintptr_t)(r->base + first * page_bytes);
-	if (run.kind == SM_KIND_SLAB) {
-		if (off < SM_ALIGN_BYTES)
-			return SM_INTERIOR;
-		off -= SM_ALIGN_BYTES;
-		slot = (uint64_t)off * sm_classes[run.class].magic >> SM_MAGIC_SHIFT;
-		if (slot >= sm_class_slots(run.class, run.pages))
-			return SM_INTERIOR;
-		off -= slot * sm_classes[run.class].stride;
-	}
-	*c = &r->records[first * sm_records_per_page() + slot];
-	if (off != sm_chunk_offset(*c))
-		return SM_INTERIOR;
-	return SM_FOUND;
+	*c = chunk_at(r, ptr);
+	return *c ? SM_FOUND : SM_INTERIOR;
 }
 
 static bool
 fits(const struct sm_chunk *c, size_t size, bool loose)
 {
-	size_t offset = sm_chunk_offset(c);
-
 	if (c->own_pages)
 		return sm_round_up(size ? size : 1, SM_ALIGN_BYTES) ==
 			sm_round_up(c->size ? c->size : 1, SM_ALIGN_BYTES);
 	if (loose && size <= c->size)
 		return true;
-	return size <= SM_PACKED_MOST_BYTES && size + offset <= SM_PACKED_MOST_BYTES &&
-		sm_class_of(size + offset) == sm_spot_of(c).run.class;
+	return size <= SM_PACKED_MOST_BYTES && size + c->offset <= SM_PACKED_MOST_BYTES &&
+		sm_class_of(size + c->offset) == c->class;
 }
 
 bool
@@ -229,6 +303,7 @@ sm_heap_resize(struct sm_chunk *c, void *ptr, size_t size, bool loose)
 	sm_canary_clear(c, ptr);
 	if (size < c->size)
 		sm_wipe((unsigned char *)ptr + size, c->size - size);
+	sm_arena_resize(c->arena, c->size, size);
 	c->size = size;
 	sm_canary_set(c, ptr);
 	return true;

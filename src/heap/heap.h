@@ -15,8 +15,9 @@
 #define SM_PACKED_MOST_BYTES 16384u
 
 enum sm_life {
-	SM_LIFE_FREE = 0, /* never used, or given back; its bytes are zero */
-	SM_LIFE_LIVE
+	SM_LIFE_FREE = 0, /* never used */
+	SM_LIFE_LIVE,
+	SM_LIFE_RESTING /* given back: it waits before it is used again; its bytes are zero */
 };
 
 enum sm_veil {
@@ -26,43 +27,49 @@ enum sm_veil {
 
 /** The out-of-line record of one allocation. */
 struct sm_chunk {
-	struct sm_lock lock;	 /* of seal: held while the record or the bytes change */
-	_Atomic uint8_t life;	 /* of heap: enum sm_life */
-	uint8_t veil;		 /* of seal, under lock: enum sm_veil */
-	uint8_t access;		 /* of heap, under lock: enum secmalloc_access */
-	uint8_t own_pages;	 /* of heap: large placement */
-	_Atomic uint32_t offset; /* of heap: bytes from the place's start to the chunk */
-	uint32_t epoch;		 /* of seal: the key that sealed it */
-	size_t size;		 /* of heap, under lock: bytes asked for */
-	uint64_t generation;	 /* of heap: counts allocations of this place; 0: never used */
-	uint64_t nonce;		 /* of seal: sealed only */
-	uint64_t spare;
-	unsigned char tag[16];	/* of seal: sealed only */
+	struct sm_lock lock;	/* of seal: held while the record or the bytes change */
+	_Atomic uint8_t life;	/* of heap: enum sm_life */
+	uint8_t veil;		/* of seal, under lock: enum sm_veil */
+	uint8_t access;		/* of heap, under lock: enum secmalloc_access */
+	uint8_t own_pages;	/* of heap: large or isolated placement */
+	uint32_t epoch;		/* of seal: the key that sealed it */
+	uint8_t elastic;	/* of heap: its pages are locked one by one, by sm_heap_pin */
+	uint8_t class;		/* of heap: packed only */
+	uint16_t offset;	/* of heap: from the slot's start to the chunk; packed only */
+	size_t size;		/* of heap, under lock: bytes asked for */
+	_Atomic uintptr_t at;	/* of heap: where the chunk is, or was last; 0: never used */
+	uint32_t generation;	/* of heap: counts allocations of this place */
+	uint8_t arena;		/* of heap */
+	uint8_t spare[3];
+	uint64_t nonce;		/* of seal: sealed only */
+	union {
+		unsigned char tag[16];	/* of seal: sealed only */
+		struct sm_chunk *next;	/* of heap: resting only */
+	};
 };
 
 _Static_assert(sizeof(struct sm_chunk) <= 64, "a record is cheap beside its 32 bytes");
 
-/** sm_chunk_offset - bytes from the start of the place to the chunk */
-static inline size_t
-sm_chunk_offset(const struct sm_chunk *c)
+/** sm_heap_at - where the bytes of a live chunk, whose lock is held, are */
+static inline uintptr_t
+sm_heap_at(const struct sm_chunk *c)
 {
-	return atomic_load_explicit(&((struct sm_chunk *)(uintptr_t)c)->offset,
-		memory_order_relaxed);
+	return atomic_load_explicit(&((struct sm_chunk *)(uintptr_t)c)->at, memory_order_relaxed);
 }
 
 /** What sm_heap_find makes of a pointer. */
 enum sm_found {
-	SM_FOUND,    /* the start of a place for a chunk; whether it is live, its record says */
+	SM_FOUND,    /* where a chunk starts, or did last; whether it is live, its record says */
 	SM_FOREIGN,  /* outside every region of ours */
 	SM_INTERIOR, /* inside one, but the start of nothing */
 	SM_INHERITED /* in a region of the parent, before fork */
 };
 
-/** How a chunk is to be placed. */
-struct sm_wanted {
-	size_t size;
-	size_t align;	/* power of two, 16 to a page */
-	bool own_pages; /* large placement whatever the size */
+/** What the heap holds, in all arenas. */
+struct sm_tally {
+	uint64_t chunks; /* live ones */
+	uint64_t most;	 /* bytes at most; a sum of each arena's, so with threads a bound */
+	uint64_t bytes;	 /* what was asked for in them */
 };
 
 /**
@@ -82,13 +89,24 @@ void sm_heap_orphan(void);
 /** sm_heap_granted - protection bits that hold for every pool there has been */
 unsigned sm_heap_granted(void);
 
+/** sm_heap_tally - count the chunks of every arena */
+void sm_heap_tally(struct sm_tally *t);
+
+/** A chunk that was made, or why not; in registers. */
+struct sm_made {
+	struct sm_chunk *c;
+	int e; /* 0, or an errno value and c is NULL */
+};
+
 /**
- * sm_heap_alloc - a zeroed place with canaries on both sides, known to nobody yet
+ * sm_heap_alloc - a zeroed place with canaries on both sides, pinned, known to nobody yet
  *
- * Returns: 0; ENOMEM: no pages that carry what is required, or max_pools reached.
+ * Args:    align      power of two, 16 to a page
+ *          own_pages  isolated placement whatever the size
+ * Returns: ENOMEM: no pages that carry what is required, or max_pools reached.
  * Faults:  WRITE_AFTER_FREE
  */
-int sm_heap_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr);
+struct sm_made sm_heap_alloc(size_t size, size_t align, bool own_pages);
 
 /** sm_heap_publish - from now on find and next know the chunk */
 static inline void
@@ -110,14 +128,48 @@ sm_heap_live(const struct sm_chunk *c)
  *
  * The caller holds its lock, it is live (or unpublished) and accessible, and its canaries were
  * verified. Its lock is still held afterwards.
+ *
+ * Args: pinned  it is, and is to be no more
  */
-void sm_heap_free(struct sm_chunk *c, void *ptr);
+void sm_heap_free(struct sm_chunk *c, void *ptr, bool pinned);
+
+/** sm_heap_pin_pages, sm_heap_unpin_pages - the slow halves of the next two */
+SM_COLD int sm_heap_pin_pages(struct sm_chunk *c);
+SM_COLD void sm_heap_unpin_pages(struct sm_chunk *c);
+
+/**
+ * sm_heap_pin - lock every page of an accessible chunk that is about to be clear, or none
+ *
+ * Counted for each page. Costs nothing but on elastic pages, where the first costs a system call.
+ *
+ * Returns: 0; ENOMEM: mlock, or splitting mappings would use up vm.max_map_count.
+ */
+static inline int
+sm_heap_pin(struct sm_chunk *c)
+{
+	return SM_LIKELY(!c->elastic) ? 0 : sm_heap_pin_pages(c);
+}
+
+/** sm_heap_unpin - undo one pin; should the kernel refuse, pages stay locked and counted so */
+static inline void
+sm_heap_unpin(struct sm_chunk *c)
+{
+	if (!SM_LIKELY(!c->elastic))
+		sm_heap_unpin_pages(c);
+}
 
 /** sm_heap_find - from a user's pointer to a record; validates, writes nothing */
 enum sm_found sm_heap_find(const void *ptr, struct sm_chunk **c);
 
-/** sm_heap_bytes - where the bytes of a live chunk, whose lock is held, are */
-void *sm_heap_bytes(const struct sm_chunk *c);
+/** sm_heap_look - the same; NULL where find does not say SM_FOUND */
+struct sm_chunk *sm_heap_look(const void *ptr);
+
+/** sm_heap_bytes - the same address, to use it */
+static inline void *
+sm_heap_bytes(const struct sm_chunk *c)
+{
+	return (void *)sm_heap_at(c);
+}
 
 /** sm_heap_verify - check both canaries. Faults: UNDERFLOW, OVERFLOW. */
 void sm_heap_verify(const struct sm_chunk *c, const void *ptr);
@@ -132,7 +184,7 @@ void sm_heap_verify(const struct sm_chunk *c, const void *ptr);
 bool sm_heap_resize(struct sm_chunk *c, void *ptr, size_t size, bool loose);
 
 /** sm_heap_protect - set what the program may do. ENOTSUP: packed. ENOMEM: mprotect. */
-int sm_heap_protect(struct sm_chunk *c, void *ptr, enum secmalloc_access a);
+int sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a);
 
 /**
  * sm_heap_lift - make the bytes accessible for the library's own work, whatever protect said
@@ -140,8 +192,14 @@ int sm_heap_protect(struct sm_chunk *c, void *ptr, enum secmalloc_access a);
  * Returns: 0; ENOMEM: mprotect. sm_heap_drop undoes it; should that fail, the chunk is
  * SECMALLOC_READWRITE from now on, and says so with ENOMEM.
  */
-int sm_heap_lift(struct sm_chunk *c, void *ptr);
-int sm_heap_drop(struct sm_chunk *c, void *ptr);
+SM_COLD int sm_heap_lift_pages(struct sm_chunk *c);
+int sm_heap_drop(struct sm_chunk *c);
+
+static inline int
+sm_heap_lift(struct sm_chunk *c)
+{
+	return SM_LIKELY(c->access == SECMALLOC_READWRITE) ? 0 : sm_heap_lift_pages(c);
+}
 
 /** Where a walk stands: all zero to begin. */
 struct sm_walk {

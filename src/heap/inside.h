@@ -1,4 +1,4 @@
-/* heap/inside.h - regions, pools, runs and slabs */
+/* heap/inside.h - regions, pools, runs, slabs, arenas and the quarantine */
 #ifndef SM_HEAP_INSIDE_H
 #define SM_HEAP_INSIDE_H
 
@@ -11,6 +11,7 @@
 #define SM_SLOTS_MOST 512u	  /* in a slab */
 #define SM_CLASSES 36u
 #define SM_REGIONS_MOST 32u
+#define SM_ARENAS 4u
 
 /* ---------------------------------------------------------------- words */
 
@@ -23,6 +24,7 @@
  *   bits 3-10   size class of a slab
  *   bits 11-36  pages back to the run's first page
  *   bits 37-62  pages of the run, its guard page not counted
+ *   bit 63      elastic: the pages are locked one by one while they hold clear bytes
  */
 enum sm_kind {
 	SM_KIND_NONE = 0,
@@ -35,6 +37,7 @@ enum sm_kind {
 
 struct sm_run {
 	bool used;
+	bool elastic;
 	enum sm_kind kind;
 	unsigned class;
 	size_t back;
@@ -45,14 +48,16 @@ static inline uint64_t
 sm_word(const struct sm_run *r)
 {
 	return (uint64_t)r->used | (uint64_t)r->kind << 1 | (uint64_t)r->class << 3 |
-		(uint64_t)r->back << 11 | (uint64_t)r->pages << 37;
+		(uint64_t)r->back << 11 | (uint64_t)r->pages << 37 |
+		(uint64_t)r->elastic << 63;
 }
 
 static inline struct sm_run
 sm_run_of(uint64_t w)
 {
-	return (struct sm_run){ w & 1, (enum sm_kind)(w >> 1 & 3), (unsigned)(w >> 3 & 255),
-		(size_t)(w >> 11 & SM_PAGES_MOST), (size_t)(w >> 37 & SM_PAGES_MOST) };
+	return (struct sm_run){ w & 1, w >> 63, (enum sm_kind)(w >> 1 & 3), (unsigned)(w >> 3 & 255),
+		(size_t)(w >> 11 & SM_PAGES_MOST),
+		(size_t)(w >> 37 & SM_PAGES_MOST) };
 }
 
 /* -------------------------------------------------------------- regions */
@@ -65,22 +70,28 @@ struct sm_pool {
 	size_t pages;
 	size_t free_pages; /* neither in a run nor the guard page of one */
 	bool initial;	   /* never given back before stop */
+	bool marked;	   /* guards are markers in one mapping, not mappings of their own */
 };
 
-/** A slab's out-of-line state, at the index of its first page. Under SM_RANK_CLASS. */
+/** A slab's out-of-line state, at the index of its first page. Under its arena's lock. */
 struct sm_slab {
 	uint64_t free[SM_SLOTS_MOST / 64]; /* bit set: slot free */
 	struct sm_slab *next, *prev;	   /* among those of its class with a free slot */
-	uint32_t slots, free_slots;
-	unsigned char *base; /* of the run */
+	uint16_t slots, free_slots;
+	uint8_t class, arena;
+	bool elastic;
+	unsigned char *base;	  /* of the run */
+	struct sm_chunk *records; /* of its slots */
 };
 
 /** Reserved address space for pages, and for what describes each of them. */
 struct sm_region {
 	unsigned char *base;	  /* first data page */
 	size_t pages;		  /* data pages reserved */
+	size_t bytes;		  /* of those */
 	_Atomic size_t pages_used; /* below it the words can be read */
 	_Atomic uint64_t *words;  /* one a page */
+	uint16_t *pins;		  /* one a page, see window.c */
 	struct sm_slab *slabs;	  /* one a page */
 	struct sm_chunk *records; /* sm_records_per_page() a page */
 	struct sm_pool *pools;	  /* at most one for two pages */
@@ -91,11 +102,12 @@ struct sm_region {
 
 extern struct sm_region sm_regions[SM_REGIONS_MOST];
 extern _Atomic unsigned sm_region_count;
+extern unsigned sm_page_shift; /* set by sm_class_start */
 
 static inline size_t
 sm_records_per_page(void)
 {
-	return sm_os_page_bytes() / SM_STRIDE_LEAST_BYTES;
+	return ((size_t)1 << sm_page_shift) / SM_STRIDE_LEAST_BYTES;
 }
 
 /** sm_region_add - reserve a region of at least that many data pages, not yet known. ENOMEM. */
@@ -114,7 +126,16 @@ void sm_region_reset(void);
 int sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool);
 
 /** sm_region_of - the region that holds this data address, or NULL */
-struct sm_region *sm_region_of(const void *p);
+static inline struct sm_region *
+sm_region_of(const void *p)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_acquire);
+
+	for (unsigned i = 0; i < n; i++)
+		if ((uintptr_t)p - (uintptr_t)sm_regions[i].base < sm_regions[i].bytes)
+			return &sm_regions[i];
+	return NULL;
+}
 
 /** sm_region_orphan - in a forked child: cover what describes the pages, forget every region */
 void sm_region_orphan(void);
@@ -122,21 +143,42 @@ void sm_region_orphan(void);
 /** sm_region_inherited - the address was the parent's, before fork */
 bool sm_region_inherited(const void *p);
 
-/** sm_region_of_record - the region whose record this is */
-struct sm_region *sm_region_of_record(const struct sm_chunk *c);
-
 /* ---------------------------------------------------------------- pools */
+
+/** Which pools a run may come from. */
+enum sm_reach {
+	SM_REACH_LOCKED,  /* those that are, whole and for good */
+	SM_REACH_PRESENT, /* any there is */
+	SM_REACH_ELASTIC, /* none but elastic ones, or one more */
+	SM_REACH_NEW	  /* any, or one more */
+};
 
 /** A run handed out: where it is. */
 struct sm_place {
 	struct sm_region *region;
 	size_t page;
 	size_t pages;
+	bool elastic;
 	bool open_before; /* free pages are not guarded here: they may have been written */
 };
 
 /** sm_pool_add - obtain and guard a new pool of at least that many pages. Under SM_RANK_POOL. */
 int sm_pool_add(size_t pages, bool initial);
+
+/** sm_pool_stretches - pools to come are elastic, as this config has it */
+bool sm_pool_stretches(void);
+
+/** sm_pool_of - the pool that this page of the region belongs to. Under SM_RANK_POOL. */
+struct sm_pool *sm_pool_of(const struct sm_region *r, size_t page);
+
+/** sm_pool_check - the invariants of a pool in use */
+void sm_pool_check(const struct sm_pool *p);
+
+/** sm_pool_trim - give back empty later pools, but one of the usual size. Under SM_RANK_POOL. */
+bool sm_pool_trim(bool keep_one);
+
+/** sm_pool_forgo - from now on these protections do not hold for every pool */
+void sm_pool_forgo(unsigned bits);
 
 /** sm_pool_granted - protection bits that hold for every pool since the last reset */
 unsigned sm_pool_granted(void);
@@ -147,15 +189,38 @@ void sm_pool_orphan(void);
 /** sm_pool_reset - wipe and release every pool, without asking who lives in it */
 void sm_pool_reset(void);
 
+/* ----------------------------------------------------------------- runs */
+
+extern struct sm_lock sm_pool_lock; /* SM_RANK_POOL: every sm_pool, and which runs there are */
+
+/** sm_set_words - the words of these pages. Under SM_RANK_POOL. */
+void sm_set_words(struct sm_region *r, size_t first, size_t pages, struct sm_run run);
+
+/** sm_run_reset - no runs; how many guards there may be is asked anew */
+void sm_run_reset(void);
+
+/** sm_run_forget - a pool is about to go. Under SM_RANK_POOL. */
+void sm_run_forget(void);
+
+/** sm_run_returns - how many runs have come back to locked pools so far */
+uint64_t sm_run_returns(void);
+
 /**
  * sm_run_get - pages of one run, accessible and zero, a page without access on both sides
  *
  * Args:    least  fewer than `pages` will do, down to this, if a new pool would be needed
  * Returns: 0; ENOMEM.
  */
-int sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *p);
+int sm_run_get(size_t pages, size_t least, struct sm_run kind, enum sm_reach reach,
+	struct sm_place *p);
 
-/** sm_run_put - give a run back; its bytes are zero and accessible */
+/** sm_run_initial - this run lies in a pool that is kept until stop */
+bool sm_run_initial(const struct sm_region *r, size_t page);
+
+/** sm_run_shut - take access to a run in use away: it rests. Its bytes are zero and accessible. */
+void sm_run_shut(struct sm_region *r, size_t page);
+
+/** sm_run_put - give a run back that is shut */
 void sm_run_put(struct sm_region *r, size_t page);
 
 /** sm_run_at - the run that this page belongs to, read without a lock */
@@ -164,6 +229,21 @@ sm_run_at(const struct sm_region *r, size_t page)
 {
 	return sm_run_of(atomic_load_explicit(&r->words[page], memory_order_acquire));
 }
+
+/* -------------------------------------------------------------- windows */
+
+/** sm_window_open - pin pages of an elastic run: all or none. ENOMEM. */
+int sm_window_open(struct sm_region *r, size_t first, size_t pages);
+void sm_window_close(struct sm_region *r, size_t first, size_t pages);
+
+/** sm_window_explain - note once more why that many bytes could not be pinned. Returns: ENOMEM. */
+int sm_window_explain(size_t bytes);
+
+/** sm_window_forget - these pages are about to be unmapped, whatever is pinned */
+void sm_window_forget(struct sm_region *r, size_t first, size_t pages);
+
+/** sm_window_reset - nothing is pinned */
+void sm_window_reset(void);
 
 /* --------------------------------------------------------------- classes */
 
@@ -182,7 +262,18 @@ extern struct sm_class sm_classes[SM_CLASSES];
 void sm_class_start(void);
 
 /** sm_class_of - the class for chunks of this size; at most SM_PACKED_MOST_BYTES */
-unsigned sm_class_of(size_t size);
+static inline unsigned
+sm_class_of(size_t size)
+{
+	size_t step;
+	unsigned shift;
+
+	if (size <= 128)
+		return size == 0 ? 0 : (unsigned)((size - 1) / 16);
+	shift = 63 - (unsigned)__builtin_clzll(size - 1) - 7; /* size is in (128, 256] << shift */
+	step = (size_t)32 << shift;
+	return 8 + 4 * shift + (unsigned)((size - 1 - ((size_t)128 << shift)) / step);
+}
 
 /** sm_class_slots - slots in a slab of that many pages */
 static inline uint32_t
@@ -200,15 +291,120 @@ sm_class_most(unsigned class)
 	return sm_classes[class].stride - 2 * SM_CANARY_BYTES;
 }
 
-int sm_slab_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr);
-void sm_slab_free(struct sm_region *r, size_t first, unsigned class, struct sm_chunk *c);
-/** sm_slab_start - no slabs, fresh random slot order */
-int sm_slab_start(void);
-/** sm_slab_trim - give back the empty slabs that classes keep; true if there was one */
-bool sm_slab_trim(void);
+/* ------------------------------------------------------------ quarantine */
 
-int sm_large_alloc(const struct sm_wanted *w, struct sm_chunk **c, void **ptr);
-void sm_large_free(struct sm_region *r, size_t first, struct sm_chunk *c);
+/*
+ * What is freed rests before its address is used again, so that a late second free, or a late
+ * write, is still found: first in a random place of `mixed`, whose former holder then goes to the
+ * end of a queue (hardened_malloc, "Quarantines"). Zero, and for pages of its own without access.
+ */
+#define SM_MIXED 64u
+#define SM_REST_LEAST 256u /* frees of its class that a chunk rests, while memory lasts */
+
+/** A slot of a slab; slab NULL: none. */
+struct sm_slot {
+	struct sm_slab *slab;
+	uint32_t at;
+};
+
+/* ---------------------------------------------------------------- slabs */
+
+/** What an arena has of one class: slabs with a free slot, at most one empty, and who rests. */
+struct sm_bin {
+	struct sm_slab *partial[2]; /* [1]: elastic ones */
+	struct sm_slot ready;	    /* of a locked slab, rested, the next to be handed out */
+	size_t locked_bytes;	    /* of slabs that are not elastic */
+	uint64_t no_run; /* sm_run_returns() + 1 when no locked pool had a run; 0: there may be */
+	uint32_t head, n;	    /* of the queue: its oldest, and how many */
+	struct sm_slot mixed[SM_MIXED];
+	struct sm_slot queue[SM_REST_LEAST];
+};
+
+/** sm_slab_new - a slab for this bin, linked. ENOMEM. Under the arena's lock, as all below. */
+int sm_slab_new(struct sm_bin *b, unsigned class, unsigned arena, enum sm_reach reach);
+void sm_slab_link(struct sm_bin *b, struct sm_slab *s);
+void sm_slab_unlink(struct sm_bin *b, struct sm_slab *s);
+/** sm_slab_drop - give an empty slab back, linked in its bin */
+SM_COLD void sm_slab_drop(struct sm_bin *b, struct sm_slab *s);
+
+/** sm_slab_check - the invariants of a slab */
+static inline void
+sm_slab_check(const struct sm_slab *s)
+{
+	sm_check(s->slots > 0 && s->slots <= SM_SLOTS_MOST && s->free_slots <= s->slots);
+	sm_check(s->class < SM_CLASSES && s->arena < SM_ARENAS);
+	sm_check(s->base != NULL && sm_region_of(s->base) != NULL);
+	(void)s;
+}
+
+/** sm_slab_take - the first free slot of a slab from this one on, around the end */
+static inline struct sm_slot
+sm_slab_take(struct sm_bin *b, struct sm_slab *s, uint32_t from)
+{
+	uint32_t words = (s->slots + 63u) / 64, at = from / 64, bit;
+	uint64_t bits = s->free[at] & ~UINT64_C(0) << from % 64;
+
+	while (bits == 0) {
+		at = at + 1 == words ? 0 : at + 1;
+		bits = s->free[at];
+	}
+	bit = (uint32_t)__builtin_ctzll(bits);
+	s->free[at] &= ~(UINT64_C(1) << bit);
+	if (--s->free_slots == 0)
+		sm_slab_unlink(b, s);
+	sm_slab_check(s);
+	return (struct sm_slot){ s, at * 64 + bit };
+}
+
+/** sm_slab_put - a slot is free again; its slab goes if it is one empty too many */
+static inline void
+sm_slab_put(struct sm_bin *b, struct sm_slot slot)
+{
+	struct sm_slab *s = slot.slab;
+	uint64_t bit = UINT64_C(1) << slot.at % 64;
+
+	sm_assert(slot.at < s->slots && !(s->free[slot.at / 64] & bit));
+	s->free[slot.at / 64] |= bit;
+	if (s->free_slots++ == 0)
+		sm_slab_link(b, s);
+	sm_slab_check(s);
+	if (s->free_slots == s->slots && (s->next || s->prev))
+		sm_slab_drop(b, s);
+}
+
+/** sm_slab_give_back - every empty slab of the bin; true: there was one */
+bool sm_slab_give_back(struct sm_bin *b);
+
+/* --------------------------------------------------------------- arenas */
+
+/** sm_arena_start - no slabs, nothing rests, fresh random order */
+int sm_arena_start(void);
+
+/** sm_packed_alloc - a slot of the class. As sm_heap_alloc, but not pinned. */
+struct sm_made sm_packed_alloc(size_t size, size_t align, bool locked);
+void sm_packed_free(struct sm_slab *s, struct sm_chunk *c);
+/** sm_packed_discard - the same for what nobody has seen: it does not rest */
+void sm_packed_discard(struct sm_slab *s, struct sm_chunk *c);
+
+/** sm_arena_mine - the index of the calling thread's arena */
+unsigned sm_arena_mine(void);
+
+/** sm_arena_count - a chunk of pages of its own comes (bytes) or goes in this arena's tally */
+void sm_arena_count(unsigned arena, size_t bytes, bool comes);
+/** sm_arena_resize - a chunk changes its size where it is */
+void sm_arena_resize(unsigned arena, size_t from, size_t to);
+
+/** sm_arena_trim - give back slabs that are empty, once nothing rests any more if `wake`; true:
+ * there was one */
+bool sm_arena_trim(bool wake);
+
+struct sm_made sm_large_alloc(size_t size, size_t align, bool locked);
+/** sm_large_free - give a large chunk back, whose bytes are zero; it may be left out of the rest */
+void sm_large_free(struct sm_chunk *c, bool rests);
+/** sm_large_reset - nothing rests */
+void sm_large_reset(void);
+/** sm_large_trim - end the rest of every large chunk */
+void sm_large_trim(void);
 
 /* ---------------------------------------------------------------- places */
 
@@ -222,10 +418,49 @@ struct sm_spot {
 };
 
 /** sm_spot_of - the place of a record whose lock is held, or that nobody knows yet */
-struct sm_spot sm_spot_of(const struct sm_chunk *c);
+static inline struct sm_spot
+sm_spot_of(const struct sm_chunk *c)
+{
+	struct sm_region *r = sm_region_of(sm_heap_bytes(c));
+	size_t page = (sm_heap_at(c) - (uintptr_t)r->base) >> sm_page_shift;
+	struct sm_spot s = { r, sm_run_at(r, page), 0, NULL, NULL };
+
+	sm_assert(s.run.used && s.run.back <= page);
+	s.first = page - s.run.back;
+	s.start = r->base + (s.first << sm_page_shift);
+	if (s.run.kind == SM_KIND_SLAB) {
+		size_t slot = (size_t)(c - r->slabs[s.first].records);
+
+		s.start += SM_ALIGN_BYTES + slot * sm_classes[s.run.class].stride;
+		s.end = s.start + sm_class_most(s.run.class);
+	} else {
+		s.end = s.start + (s.run.pages << sm_page_shift);
+	}
+	return s;
+}
 
 /** sm_is_zero - every byte is zero; in a time that depends on n only */
-bool sm_is_zero(const unsigned char *p, size_t n);
+static inline bool
+sm_is_zero(const unsigned char *p, size_t n)
+{
+	uint64_t any = 0, word;
+
+	for (; n >= sizeof(word); n -= sizeof(word), p += sizeof(word)) {
+		memcpy(&word, p, sizeof(word));
+		any |= word;
+	}
+	for (; n > 0; n--)
+		any |= *p++;
+	return any == 0;
+}
+
+/** sm_assert_zero - the same, else it is the fault WRITE_AFTER_FREE */
+static inline void
+sm_assert_zero(const unsigned char *bytes, size_t n, const void *ptr)
+{
+	if (!SM_LIKELY(sm_is_zero(bytes, n)))
+		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, ptr);
+}
 
 /* -------------------------------------------------------------- canaries */
 
@@ -235,7 +470,7 @@ void sm_canary_set(const struct sm_chunk *c, void *ptr);
 /** sm_canary_clear - zero both, before a resize or the end */
 void sm_canary_clear(const struct sm_chunk *c, void *ptr);
 
-/** sm_chunk_begin - a new life of a record: size, offset, generation; canaries written */
-void sm_chunk_begin(struct sm_chunk *c, void *ptr, size_t size, size_t offset);
+/** sm_chunk_begin - a new life of a record: size, address, generation; canaries written */
+void sm_chunk_begin(struct sm_chunk *c, void *ptr, size_t size);
 
 #endif

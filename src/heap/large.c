@@ -3,80 +3,222 @@
 #include <errno.h>
 #include <string.h>
 
-/* The chunk's end lies at the end of the run, within its alignment; its canary in front of it. */
-int
-sm_large_alloc(const struct sm_wanted *w, struct sm_chunk **out, void **ptr)
-{
-	size_t page = sm_os_page_bytes();
-	size_t bytes = sm_round_up(w->size ? w->size : 1, w->align);
-	size_t pages = (bytes + SM_CANARY_BYTES + page - 1) / page;
-	struct sm_run kind = { .kind = SM_KIND_LARGE };
-	struct sm_place at;
-	size_t offset;
-	int e = sm_run_get(pages, pages, kind, &at);
+/* Addresses of chunks with pages of their own are used again oldest first. Where guards are markers
+ * a resting run costs nothing but address space; elsewhere, and not in an initial pool, memory. */
+enum { REST_BYTES = 1 << 20, REST_SPACE_BYTES = 1 << 28 };
 
-	if (e && sm_slab_trim())
-		e = sm_run_get(pages, pages, kind, &at);
-	if (e)
-		return e;
-	offset = pages * page - bytes;
-	if (at.open_before && !sm_is_zero(at.region->base + at.page * page, pages * page))
-		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, at.region->base + at.page * page + offset);
-	*out = &at.region->records[at.page * sm_records_per_page()];
-	*ptr = at.region->base + at.page * page + offset;
-	(*out)->own_pages = 1;
-	sm_chunk_begin(*out, *ptr, w->size, offset);
-	return 0;
+static struct sm_lock lock; /* SM_RANK_LARGE: all below */
+static struct {
+	struct sm_chunk *oldest, *newest;
+	uint32_t n;
+	size_t bytes;
+	size_t dear_bytes; /* in pools that are neither initial nor elastic */
+} queue;
+
+void
+sm_large_reset(void)
+{
+	lock = (struct sm_lock){ 0 };
+	memset(&queue, 0, sizeof(queue));
+}
+
+/** Where a record's run is, and what it weighs. */
+struct load {
+	struct sm_region *region;
+	size_t first;
+	size_t bytes, dear_bytes;
+};
+
+static struct load
+load_of(const struct sm_chunk *c)
+{
+	struct sm_region *r = sm_region_of(sm_heap_bytes(c));
+	struct load l = { .region = r };
+	struct sm_run run;
+
+	l.first = (size_t)(c - r->records) / sm_records_per_page();
+	run = sm_run_at(r, l.first);
+	l.bytes = run.pages << sm_page_shift;
+	if (!run.elastic && !sm_run_initial(r, l.first))
+		l.dear_bytes = l.bytes;
+	return l;
+}
+
+static void
+enqueue(struct sm_chunk *c)
+{
+	struct load l = load_of(c);
+
+	c->next = NULL;
+	if (queue.newest)
+		queue.newest->next = c;
+	else
+		queue.oldest = c;
+	queue.newest = c;
+	queue.n++;
+	queue.bytes += l.bytes;
+	queue.dear_bytes += l.dear_bytes;
+}
+
+static void
+wake_oldest(void)
+{
+	struct sm_chunk *c = queue.oldest;
+	struct load l = load_of(c);
+
+	queue.oldest = c->next;
+	if (!queue.oldest)
+		queue.newest = NULL;
+	queue.n--;
+	queue.bytes -= l.bytes;
+	queue.dear_bytes -= l.dear_bytes;
+	sm_run_put(l.region, l.first);
+}
+
+static bool
+too_many_rest(void)
+{
+	if (queue.n == 0)
+		return false;
+	return (queue.n > SM_REST_LEAST && queue.bytes > REST_BYTES) ||
+		queue.bytes > REST_SPACE_BYTES || queue.dear_bytes > REST_BYTES;
+}
+
+static void
+rest(struct sm_chunk *c)
+{
+	sm_lock_take(&lock, SM_RANK_LARGE);
+	enqueue(c);
+	while (too_many_rest())
+		wake_oldest();
+	sm_lock_release(&lock, SM_RANK_LARGE);
+}
+
+static bool
+end_oldest_rest(void)
+{
+	bool any;
+
+	sm_lock_take(&lock, SM_RANK_LARGE);
+	any = queue.n > 0;
+	if (any)
+		wake_oldest();
+	sm_lock_release(&lock, SM_RANK_LARGE);
+	return any;
 }
 
 void
-sm_large_free(struct sm_region *r, size_t first, struct sm_chunk *c)
+sm_large_trim(void)
 {
-	sm_assert(c == &r->records[first * sm_records_per_page()]);
-	sm_run_put(r, first);
+	while (end_oldest_rest())
+		;
+}
+
+/* What can never be locked is no reason to grow. */
+static bool
+too_much_to_lock(size_t pages)
+{
+	return sm_pool_stretches() && pages << sm_page_shift > sm_os_lock_limit();
+}
+
+/* In the order of what is given up: empty slabs, a pool's price, all rest. */
+static int
+get_run(size_t pages, bool locked, struct sm_place *at)
+{
+	enum sm_reach most = locked ? SM_REACH_LOCKED : SM_REACH_NEW;
+	struct sm_run kind = { .kind = SM_KIND_LARGE };
+	int e = sm_run_get(pages, pages, kind, locked ? most : SM_REACH_PRESENT, at);
+
+	if (e && !locked && too_much_to_lock(pages)) {
+		(void)sm_os_pin_refused(ENOMEM, pages << sm_page_shift);
+		most = SM_REACH_PRESENT;
+	}
+	if (e) {
+		(void)sm_arena_trim(false);
+		e = sm_run_get(pages, pages, kind, most, at);
+	}
+	if (e && sm_arena_trim(true))
+		e = sm_run_get(pages, pages, kind, most, at);
+	while (e && end_oldest_rest())
+		e = sm_run_get(pages, pages, kind, most, at);
+	return e;
+}
+
+/* The chunk's end lies at the end of the run, within its alignment; its canary in front of it. */
+struct sm_made
+sm_large_alloc(size_t size, size_t align, bool locked)
+{
+	size_t page = sm_os_page_bytes(), bytes = sm_round_up(size ? size : 1, align);
+	size_t pages = (bytes + SM_CANARY_BYTES + page - 1) / page, offset;
+	struct sm_place at;
+	unsigned char *base;
+	struct sm_chunk *c;
+	int e = get_run(pages, locked, &at);
+
+	if (e)
+		return (struct sm_made){ NULL, e };
+	base = at.region->base + at.page * page;
+	offset = pages * page - bytes;
+	if (at.open_before)
+		sm_assert_zero(base, pages * page, base + offset);
+	c = &at.region->records[at.page * sm_records_per_page()];
+	c->own_pages = 1;
+	c->elastic = at.elastic;
+	c->arena = (uint8_t)sm_arena_mine();
+	sm_chunk_begin(c, base + offset, size);
+	sm_arena_count(c->arena, size, true);
+	return (struct sm_made){ c, 0 };
+}
+
+void
+sm_large_free(struct sm_chunk *c, bool rests)
+{
+	struct load l = load_of(c);
+
+	sm_arena_count(c->arena, c->size, false);
+	sm_run_shut(l.region, l.first);
+	if (rests)
+		rest(c);
+	else
+		sm_run_put(l.region, l.first);
 }
 
 /* ----------------------------------------------------- what the program may do */
 
 static int
-set_pages(const struct sm_chunk *c, void *ptr, enum secmalloc_access a)
+set_pages(const struct sm_chunk *c, enum secmalloc_access a)
 {
-	struct sm_region *r = sm_region_of_record(c);
-	size_t page = sm_os_page_bytes();
-	size_t first = (size_t)(c - r->records) / sm_records_per_page();
+	struct sm_spot s = sm_spot_of(c);
 
-	(void)ptr;
-	return sm_os_access(r->base + first * page, sm_run_at(r, first).pages * page, a);
+	return sm_os_access(s.start, (size_t)(s.end - s.start), a);
 }
 
 int
-sm_heap_protect(struct sm_chunk *c, void *ptr, enum secmalloc_access a)
+sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a)
 {
 	int e;
 
 	if (!c->own_pages)
-		return sm_fail(ENOTSUP, "a chunk of %u bytes or less shares its pages: only larger "
-					"ones can be protected", SM_PACKED_MOST_BYTES);
-	e = set_pages(c, ptr, a);
+		return sm_fail(ENOTSUP, "a chunk of %u bytes or less shares its pages: use "
+					"SECMALLOC_ISOLATE to protect it", SM_PACKED_MOST_BYTES);
+	e = set_pages(c, a);
 	if (e == 0)
 		c->access = (uint8_t)a;
 	return e ? ENOMEM : 0;
 }
 
 int
-sm_heap_lift(struct sm_chunk *c, void *ptr)
+sm_heap_lift_pages(struct sm_chunk *c)
 {
-	if (SM_LIKELY(c->access == SECMALLOC_READWRITE))
-		return 0;
-	return set_pages(c, ptr, SECMALLOC_READWRITE) ? ENOMEM : 0;
+	return set_pages(c, SECMALLOC_READWRITE) ? ENOMEM : 0;
 }
 
 int
-sm_heap_drop(struct sm_chunk *c, void *ptr)
+sm_heap_drop(struct sm_chunk *c)
 {
 	if (SM_LIKELY(c->access == SECMALLOC_READWRITE))
 		return 0;
-	if (set_pages(c, ptr, (enum secmalloc_access)c->access) == 0)
+	if (set_pages(c, (enum secmalloc_access)c->access) == 0)
 		return 0;
 	c->access = SECMALLOC_READWRITE;
 	return sm_fail(ENOMEM, "what secmalloc_protect set could not be restored: the chunk is "

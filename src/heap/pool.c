@@ -2,12 +2,9 @@
 
 #include <errno.h>
 
-static struct sm_lock lock;	 /* SM_RANK_POOL: everything below, and every sm_pool */
+/* Under SM_RANK_POOL. */
 static _Atomic unsigned granted; /* bits that held for every pool so far */
 static unsigned pool_count;
-static struct sm_pool *recent; /* where a run was found last */
-static size_t run_count;       /* runs between guards: two mappings each */
-static size_t run_limit;       /* so many leave the program its share of vm.max_map_count */
 
 unsigned
 sm_pool_granted(void)
@@ -15,8 +12,14 @@ sm_pool_granted(void)
 	return atomic_load_explicit(&granted, memory_order_relaxed);
 }
 
-static void
-pool_check(const struct sm_pool *p)
+void
+sm_pool_forgo(unsigned bits)
+{
+	atomic_fetch_and_explicit(&granted, ~bits, memory_order_relaxed);
+}
+
+void
+sm_pool_check(const struct sm_pool *p)
 {
 	sm_check(p->area.base != NULL && p->pages > 0 && p->pages <= p->room);
 	sm_check(p->area.bytes == p->pages * sm_os_page_bytes());
@@ -24,22 +27,13 @@ pool_check(const struct sm_pool *p)
 	(void)p;
 }
 
-static size_t
-pool_of(const struct sm_region *r, size_t page)
+struct sm_pool *
+sm_pool_of(const struct sm_region *r, size_t page)
 {
 	for (size_t i = 0; i < r->npools; i++)
 		if (page - r->pools[i].first < r->pools[i].room)
-			return i;
+			return &r->pools[i];
 	sm_die(SECMALLOC_FAULT_INTERNAL, r->base);
-}
-
-static void
-set_words(struct sm_region *r, size_t first, size_t pages, struct sm_run run)
-{
-	for (size_t i = 0; i < pages; i++) {
-		run.back = i;
-		atomic_store_explicit(&r->words[first + i], sm_word(&run), memory_order_release);
-	}
 }
 
 /* ------------------------------------------------------- pools come and go */
@@ -112,17 +106,18 @@ room_for(size_t pages, struct sm_region **r, size_t *pool)
 static void
 pool_release(struct sm_region *r, struct sm_pool *p)
 {
-	set_words(r, p->first, p->pages, (struct sm_run){ 0 });
+	sm_set_words(r, p->first, p->pages, (struct sm_run){ 0 });
 	sm_count_sub(&sm_count.pools, 1);
 	sm_count_sub(&sm_count.pool_bytes, p->area.bytes);
+	if (p->area.elastic)
+		sm_window_forget(r, p->first, p->pages);
 	sm_os_release(&p->area);
 	pool_count--;
-	recent = NULL;
+	sm_run_forget();
 }
 
-/* Of the pools added later and empty again, all but one of the usual size; true: there was one. */
-static bool
-release_empty(bool keep_one)
+bool
+sm_pool_trim(bool keep_one)
 {
 	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
 	bool any = false;
@@ -143,11 +138,43 @@ release_empty(bool keep_one)
 	return any;
 }
 
+/* Guards: markers in an unlocked mapping, else a mapping of their own each. */
+static int
+guard_pool(struct sm_pool *p)
+{
+	struct sm_area *a = &p->area;
+	bool unlocked = a->elastic || !(a->granted & SECMALLOC_LOCKED);
+
+	p->marked = false;
+	if (!(a->granted & SECMALLOC_GUARDED))
+		return 0;
+	if (unlocked && sm_os_mark(a->base, a->bytes) == 0)
+		p->marked = true;
+	else if (sm_os_guard(a->base, a->bytes) == 0)
+		return 0;
+	else if (sm_config()->require & SECMALLOC_GUARDED)
+		return ENOTSUP;
+	else
+		a->granted &= ~SECMALLOC_GUARDED;
+	return 0;
+}
+
+/* Pools that come later are locked where they hold clear bytes only, so that growth leaves the lock
+ * limit alone; hidden pages are always locked. */
+bool
+sm_pool_stretches(void)
+{
+	const struct sm_config *c = sm_config();
+
+	return !(c->require & SECMALLOC_HIDDEN) && !(c->without & SECMALLOC_LOCKED);
+}
+
 static int
 pool_obtain(size_t pages, bool initial)
 {
 	const struct sm_config *c = sm_config();
-	struct sm_wish wish = { c->require, c->without, false };
+	struct sm_wish wish = { .require = c->require, .without = c->without,
+		.elastic = !initial && sm_pool_stretches() };
 	struct sm_region *r;
 	struct sm_pool *p;
 	size_t at;
@@ -157,28 +184,26 @@ pool_obtain(size_t pages, bool initial)
 		return e;
 	p = &r->pools[at];
 	e = sm_os_obtain(r->base + p->first * c->page_bytes, pages * c->page_bytes, &wish, &p->area);
-	if (e) {
-		forget_room(r, at);
-		return e;
-	}
-	if (p->area.granted & SECMALLOC_GUARDED && sm_os_guard(p->area.base, p->area.bytes)) {
-		if (c->require & SECMALLOC_GUARDED) {
-			sm_os_release(&p->area);
-			forget_room(r, at);
-			return ENOTSUP;
-		}
-		p->area.granted &= ~SECMALLOC_GUARDED;
-	}
+	if (e)
+		goto forget;
+	e = guard_pool(p);
+	if (e)
+		goto release;
 	p->pages = p->free_pages = pages;
 	p->initial = initial;
-	pool_check(p);
-	atomic_fetch_and_explicit(&granted, p->area.granted, memory_order_relaxed);
+	sm_pool_check(p);
+	sm_pool_forgo(~p->area.granted);
 	sm_count_add(&sm_count.pools, 1);
 	sm_count_add(&sm_count.pool_bytes, p->area.bytes);
 	pool_count++;
 	if (is_new(r))
 		sm_region_publish();
 	return 0;
+release:
+	sm_os_release(&p->area);
+forget:
+	forget_room(r, at);
+	return e;
 }
 
 int
@@ -190,11 +215,11 @@ sm_pool_add(size_t pages, bool initial)
 
 	if (pages < least)
 		pages = least;
-	if (pool_count >= c->max_pools && !release_empty(false))
+	if (pool_count >= c->max_pools && !sm_pool_trim(false))
 		return sm_fail(ENOMEM, "all %u pools are full: raise max_pools or pool_size",
 			c->max_pools);
 	e = pool_obtain(pages, initial);
-	if (e && release_empty(false))
+	if (e && sm_pool_trim(false))
 		e = pool_obtain(pages, initial);
 	return e == 0 || initial ? e : ENOMEM;
 }
@@ -204,9 +229,39 @@ forget_pools(void)
 {
 	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
 	pool_count = 0;
-	recent = NULL;
-	run_count = 0;
-	run_limit = sm_os_map_limit() / 4 * 3 / 2;
+	sm_run_reset();
+	sm_window_reset();
+}
+
+static bool
+has_live_chunk(const struct sm_region *r, size_t page, const struct sm_run *run)
+{
+	return run->kind == SM_KIND_LARGE && sm_heap_live(&r->records[page * sm_records_per_page()]);
+}
+
+/* Other pages hold nothing, and may be guarded by markers that no mprotect lifts. */
+static void
+wipe_runs(const struct sm_region *r, const struct sm_pool *p)
+{
+	size_t page = sm_os_page_bytes(), end = p->first + p->pages;
+	struct sm_run run;
+
+	for (size_t i = p->first; i < end; i += run.used ? run.pages : 1) {
+		run = sm_run_at(r, i);
+		if (run.used && (run.kind == SM_KIND_SLAB || has_live_chunk(r, i, &run)))
+			sm_wipe(r->base + i * page, run.pages * page);
+	}
+}
+
+static void
+wipe_pool(const struct sm_region *r, const struct sm_pool *p)
+{
+	if (sm_os_access(p->area.base, p->area.bytes, SECMALLOC_READWRITE))
+		return;
+	if (p->marked)
+		wipe_runs(r, p);
+	else
+		sm_wipe(p->area.base, p->area.bytes);
 }
 
 void
@@ -220,8 +275,7 @@ sm_pool_reset(void)
 
 			if (p->area.base == NULL)
 				continue;
-			if (sm_os_access(p->area.base, p->area.bytes, SECMALLOC_READWRITE) == 0)
-				sm_wipe(p->area.base, p->area.bytes);
+			wipe_pool(&sm_regions[i], p);
 			pool_release(&sm_regions[i], p);
 		}
 	forget_pools();
@@ -240,148 +294,5 @@ sm_pool_orphan(void)
 				sm_os_cover(a->base, a->bytes, a->absent);
 		}
 	forget_pools();
-	lock = (struct sm_lock){ 0 };
-}
-
-/* ------------------------------------------------------------------ runs */
-
-static bool
-page_used(const struct sm_region *r, size_t page)
-{
-	return atomic_load_explicit(&r->words[page], memory_order_relaxed) & 1;
-}
-
-/* First fit for the run and a page without access behind it; at the pool's end there is one. */
-static bool
-find_run(const struct sm_region *r, const struct sm_pool *p, size_t pages, size_t *at)
-{
-	size_t end = p->first + p->pages, run = 0;
-
-	if (p->area.base == NULL || p->free_pages < pages)
-		return false;
-	for (size_t i = p->first; i < end; i++) {
-		run = page_used(r, i) ? 0 : run + 1;
-		if (run == pages + 1 || (run == pages && i + 1 == end)) {
-			*at = i + 1 - run;
-			return true;
-		}
-	}
-	return false;
-}
-
-static bool
-find_anywhere(size_t pages, struct sm_region **r, struct sm_pool **p, size_t *at)
-{
-	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
-
-	if (recent) {
-		*r = sm_region_of(recent->area.base);
-		*p = recent;
-		if (find_run(*r, *p, pages, at))
-			return true;
-	}
-	for (unsigned i = n; i-- > 0;)
-		for (size_t k = sm_regions[i].npools; k-- > 0;) {
-			*r = &sm_regions[i];
-			*p = &sm_regions[i].pools[k];
-			if (find_run(*r, *p, pages, at)) {
-				recent = *p;
-				return true;
-			}
-		}
-	return false;
-}
-
-static int
-find_or_add(size_t *pages, size_t least, struct sm_region **r, struct sm_pool **p, size_t *at)
-{
-	int e;
-
-	if (find_anywhere(*pages, r, p, at))
-		return 0;
-	if (least < *pages && find_anywhere(least, r, p, at)) {
-		*pages = least;
-		return 0;
-	}
-	e = sm_pool_add(least, false);
-	if (e)
-		return e;
-	if (!find_anywhere(*pages, r, p, at)) {
-		*pages = least;
-		sm_assert(find_anywhere(least, r, p, at));
-	}
-	return 0;
-}
-
-static bool
-has_guard_page(const struct sm_pool *p, size_t at, size_t pages)
-{
-	return at + pages < p->first + p->pages;
-}
-
-int
-sm_run_get(size_t pages, size_t least, struct sm_run kind, struct sm_place *place)
-{
-	struct sm_run guard = { .used = true, .kind = SM_KIND_GUARD, .pages = 1 };
-	size_t page = sm_os_page_bytes(), at = 0;
-	struct sm_region *r = NULL;
-	struct sm_pool *p = NULL;
-	int e;
-
-	sm_lock_take(&lock, SM_RANK_POOL);
-	if (run_count >= run_limit && !(sm_config()->without & SECMALLOC_GUARDED))
-		e = sm_fail(ENOMEM, "%zu guarded ranges are three quarters of vm.max_map_count: "
-				    "raise it, or use fewer large chunks", run_count);
-	else
-		e = find_or_add(&pages, least, &r, &p, &at);
-	if (e)
-		goto out;
-	if (!(sm_config()->without & SECMALLOC_GUARDED)) { /* also where some guards failed */
-		e = sm_os_access(r->base + at * page, pages * page, SECMALLOC_READWRITE);
-		if (e)
-			goto out;
-	}
-	kind.used = true;
-	kind.pages = pages;
-	set_words(r, at, pages, kind);
-	p->free_pages -= pages;
-	if (has_guard_page(p, at, pages)) {
-		set_words(r, at + pages, 1, guard);
-		p->free_pages--;
-	}
-	run_count++;
-	pool_check(p);
-	*place = (struct sm_place){ r, at, pages, !(p->area.granted & SECMALLOC_GUARDED) };
-out:
-	sm_lock_release(&lock, SM_RANK_POOL);
-	return e;
-}
-
-void
-sm_run_put(struct sm_region *r, size_t at)
-{
-	struct sm_run run = sm_run_at(r, at);
-	size_t page = sm_os_page_bytes();
-	struct sm_pool *p;
-
-	sm_lock_take(&lock, SM_RANK_POOL);
-	p = &r->pools[pool_of(r, at)];
-	sm_assert(run.used && run.back == 0);
-	if (p->area.granted & SECMALLOC_GUARDED &&
-		sm_os_guard(r->base + at * page, run.pages * page)) {
-		p->area.granted &= ~SECMALLOC_GUARDED; /* free pages stay accessible, and zero */
-		atomic_fetch_and_explicit(&granted, ~SECMALLOC_GUARDED, memory_order_relaxed);
-	}
-	run.used = false;
-	set_words(r, at, run.pages, run);
-	p->free_pages += run.pages;
-	if (has_guard_page(p, at, run.pages)) {
-		set_words(r, at + run.pages, 1, (struct sm_run){ 0 });
-		p->free_pages++;
-	}
-	run_count--;
-	pool_check(p);
-	if (!p->initial && p->free_pages == p->pages)
-		(void)release_empty(true);
-	sm_lock_release(&lock, SM_RANK_POOL);
+	sm_pool_lock = (struct sm_lock){ 0 };
 }

@@ -14,7 +14,7 @@ static struct {
 static unsigned inherited_count;
 
 /** The parts of a reservation in this order, each behind a page without access. */
-enum part { WORDS, SLABS, RECORDS, POOLS, PARTS };
+enum part { WORDS, PINS, SLABS, RECORDS, POOLS, PARTS };
 
 static size_t
 part_bytes(enum part part, size_t pages)
@@ -22,6 +22,8 @@ part_bytes(enum part part, size_t pages)
 	switch (part) {
 	case WORDS:
 		return pages * sizeof(uint64_t);
+	case PINS:
+		return pages * sizeof(uint16_t);
 	case SLABS:
 		return pages * sizeof(struct sm_slab);
 	case RECORDS:
@@ -54,6 +56,8 @@ sm_region_add(size_t pages)
 	r->reserved_bytes = bytes;
 	r->base = base + page;
 	r->pages = pages;
+	r->bytes = pages * page;
+	r->pins = (uint16_t *)(void *)(base + start[PINS]);
 	r->words = (_Atomic uint64_t *)(void *)(base + start[WORDS]);
 	r->slabs = (struct sm_slab *)(void *)(base + start[SLABS]);
 	r->records = (struct sm_chunk *)(void *)(base + start[RECORDS]);
@@ -76,7 +80,7 @@ drop(struct sm_region *r)
 	void *reserved = r->reserved;
 	size_t bytes = r->reserved_bytes;
 
-	r->pages = r->npools = r->reserved_bytes = 0;
+	r->pages = r->bytes = r->npools = r->reserved_bytes = 0;
 	r->reserved = NULL;
 	atomic_store_explicit(&r->pages_used, 0, memory_order_relaxed);
 	sm_os_unreserve(reserved, bytes);
@@ -149,6 +153,8 @@ sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool)
 	e = commit_part(r->pools, sizeof(*r->pools), pool, 1);
 	if (e == 0 && end > used)
 		e = commit_part(r->words, sizeof(*r->words), used, end - used);
+	if (e == 0 && end > used)
+		e = commit_part(r->pins, sizeof(*r->pins), used, end - used);
 	if (e == 0)
 		e = commit_part(r->slabs, sizeof(*r->slabs), first, pages);
 	if (e == 0)
@@ -156,32 +162,4 @@ sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool)
 	if (e == 0 && end > used)
 		atomic_store_explicit(&r->pages_used, end, memory_order_release);
 	return e;
-}
-
-struct sm_region *
-sm_region_of(const void *p)
-{
-	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_acquire);
-
-	for (unsigned i = 0; i < n; i++) {
-		struct sm_region *r = &sm_regions[i];
-
-		if ((uintptr_t)p - (uintptr_t)r->base < r->pages * sm_os_page_bytes())
-			return r;
-	}
-	return NULL;
-}
-
-struct sm_region *
-sm_region_of_record(const struct sm_chunk *c)
-{
-	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_acquire);
-
-	for (unsigned i = 0; i < n; i++) {
-		struct sm_region *r = &sm_regions[i];
-
-		if ((uintptr_t)c - (uintptr_t)r->records < part_bytes(RECORDS, r->pages))
-			return r;
-	}
-	sm_die(SECMALLOC_FAULT_INTERNAL, c);
 }

@@ -94,7 +94,8 @@ static int
 obtain_pages(void)
 {
 	const struct sm_config *c = sm_config();
-	struct sm_wish wish = { c->require, c->without & ~SECMALLOC_FORKSAFE, false };
+	struct sm_wish wish = { .require = c->require,
+		.without = c->without & ~SECMALLOC_FORKSAFE };
 	size_t page = c->page_bytes;
 	unsigned char *base;
 	int e;

@@ -209,8 +209,8 @@ sm_os_release(struct sm_area *a)
 {
 	if (!a->base)
 		return;
-	if (a->granted & SECMALLOC_LOCKED) {
-		sm_sys_unlock(a->base, a->bytes);
+	if (a->granted & SECMALLOC_LOCKED && !a->elastic) {
+		(void)sm_sys_unlock(a->base, a->bytes); /* the mapping goes, and its lock with it */
 		sm_count_sub(&sm_count.locked_bytes, a->bytes);
 	}
 	if (!cover(a->base, a->bytes, MAP_FIXED))
@@ -303,6 +303,10 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 	e = protect_from_fork(p, bytes, w, a);
 	if (e)
 		return e;
+	if (w->elastic) {
+		a->granted |= SECMALLOC_LOCKED;
+		return 0;
+	}
 	if (!(a->granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
 		e = sm_sys_lock(p, bytes);
 		if (e)
@@ -367,7 +371,7 @@ make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *m
 static int
 obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_area *a)
 {
-	struct sm_area made = { at, bytes, SECMALLOC_GUARDED & ~w->without, false };
+	struct sm_area made = { at, bytes, SECMALLOC_GUARDED & ~w->without, false, w->elastic };
 	void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int e;
 
@@ -381,7 +385,7 @@ obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_a
 	if (e) {
 		munmap(p, bytes);
 	} else {
-		if (made.granted & SECMALLOC_LOCKED)
+		if (made.granted & SECMALLOC_LOCKED && !w->elastic)
 			sm_count_add(&sm_count.locked_bytes, bytes);
 		*a = made;
 	}
@@ -394,11 +398,59 @@ int
 sm_os_obtain(void *at, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
 	int state = no_cancel();
-	int e = obtain(at, bytes, w, true, a);
+	int e = w->elastic ? ENOTSUP : obtain(at, bytes, w, true, a);
 
 	if (e && !(w->require & SECMALLOC_HIDDEN))
 		e = obtain(at, bytes, w, false, a);
 	may_cancel(state);
+	return e;
+}
+
+/* ------------------------------------------------------- elastic pages */
+
+int
+sm_os_mark(void *base, size_t bytes)
+{
+	return sm_sys_mark(base, bytes) ? ENOTSUP : 0;
+}
+
+int
+sm_os_unmark(void *base, size_t bytes)
+{
+	int e = sm_sys_unmark(base, bytes);
+
+	if (e == 0)
+		return 0;
+	return sm_fail(ENOMEM, "removing guards from %zu bytes failed (%s): free some memory", bytes,
+		strerror(e));
+}
+
+int
+sm_os_pin(void *base, size_t bytes)
+{
+	int e = sm_sys_lock(base, bytes);
+
+	if (e)
+		(void)sm_sys_unlock(base, bytes); /* a part may be */
+	else
+		sm_count_add(&sm_count.locked_bytes, bytes);
+	return e;
+}
+
+int
+sm_os_pin_refused(int e, size_t bytes)
+{
+	(void)refused_lock(e, bytes, "mlock");
+	return ENOMEM;
+}
+
+int
+sm_os_unpin(void *base, size_t bytes)
+{
+	int e = sm_sys_unlock(base, bytes);
+
+	if (e == 0)
+		sm_count_sub(&sm_count.locked_bytes, bytes);
 	return e;
 }
 

@@ -24,7 +24,10 @@ size_t sm_sys_map_limit(void);
 int sm_sys_nodump(void *p, size_t n);
 /** sm_sys_lock - lock pages; not by a mlock(3) that a sanitizer has replaced by nothing */
 int sm_sys_lock(const void *p, size_t n);
-void sm_sys_unlock(const void *p, size_t n);
+int sm_sys_unlock(const void *p, size_t n);
+/** sm_sys_mark, sm_sys_unmark - guard markers in an unlocked anonymous mapping; ENOTSUP */
+int sm_sys_mark(void *p, size_t n);
+int sm_sys_unmark(void *p, size_t n);
 int sm_sys_wipe_on_fork(void *p, size_t n);
 int sm_sys_absent_in_fork(void *p, size_t n);
 /** sm_sys_touch - fault each page in, by a system call, so that a failure is no signal */

@@ -20,6 +20,10 @@
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102 /* Linux 6.13 */
+#define MADV_GUARD_REMOVE 103
+#endif
 
 enum { DEFAULT_MAX_MAP_COUNT = 65530 }; /* linux/mm.h */
 
@@ -41,10 +45,22 @@ sm_sys_lock(const void *p, size_t n)
 	return syscall(SYS_mlock, p, n) ? errno : 0;
 }
 
-void
+int
 sm_sys_unlock(const void *p, size_t n)
 {
-	(void)syscall(SYS_munlock, p, n);
+	return syscall(SYS_munlock, p, n) ? errno : 0;
+}
+
+int
+sm_sys_mark(void *p, size_t n)
+{
+	return advise(p, n, MADV_GUARD_INSTALL);
+}
+
+int
+sm_sys_unmark(void *p, size_t n)
+{
+	return advise(p, n, MADV_GUARD_REMOVE);
 }
 
 int

@@ -15,6 +15,7 @@ struct sm_area {
 	size_t bytes;	     /* multiple of the page */
 	unsigned granted;    /* SECMALLOC_ bits that hold for every page */
 	bool absent;	     /* a forked child has a hole there, not zero pages */
+	bool elastic;	     /* as wished: LOCKED in granted holds for pinned pages */
 };
 
 /** What an area must have, and what not to try. */
@@ -22,6 +23,7 @@ struct sm_wish {
 	unsigned require; /* without these: an error, and nothing is left behind */
 	unsigned without;
 	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
+	bool elastic; /* anonymous, and locked by nothing but sm_os_pin; LOCKED is not in without */
 };
 
 /** sm_os_page_bytes - the page size, a power of two */
@@ -64,8 +66,8 @@ int sm_os_freeze(void *base, size_t bytes);
 /**
  * sm_os_obtain - pages for secrets, placed inside a reservation: hidden, else anonymous and locked
  *
- * On success every page is mapped read-write, touched and zero; a->granted holds LOCKED, NODUMP,
- * FORKSAFE and HIDDEN as they were granted, and GUARDED unless unwished (the caller guards).
+ * On success every page is mapped read-write and zero, and touched unless elastic; a->granted
+ * holds LOCKED, NODUMP, FORKSAFE and HIDDEN as they were granted, and GUARDED unless unwished (the caller guards).
  *
  * Args:    at  page in a reservation of ours, nothing placed there
  * Returns: 0; EPERM: locking not allowed; ENOMEM: over the limit, or no memory; ENOTSUP: another
@@ -81,6 +83,24 @@ int sm_os_guard(void *base, size_t bytes);
 
 /** sm_os_access - allow access to pages again. ENOMEM: vm.max_map_count. */
 int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
+
+/**
+ * sm_os_mark - take all access to pages away by markers inside their mapping, and drop what they
+ * hold; not of locked pages. ENOTSUP: not this kernel.
+ */
+int sm_os_mark(void *base, size_t bytes);
+
+/** sm_os_unmark - undo; the pages are zero. */
+int sm_os_unmark(void *base, size_t bytes);
+
+/** sm_os_pin - lock pages of an elastic area, and touch them. An errno value: none of them is. */
+int sm_os_pin(void *base, size_t bytes);
+
+/** sm_os_pin_refused - note why sm_os_pin failed with e. Returns: ENOMEM. */
+int sm_os_pin_refused(int e, size_t bytes);
+
+/** sm_os_unpin - unlock pages. An errno value: they are all still locked. */
+int sm_os_unpin(void *base, size_t bytes);
 
 /** sm_os_orphan - in a forked child: undo what another thread of the parent was obtaining */
 void sm_os_orphan(void);

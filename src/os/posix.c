@@ -43,10 +43,26 @@ sm_sys_lock(const void *p, size_t n)
 	return mlock(p, n) ? errno : 0;
 }
 
-void
+int
 sm_sys_unlock(const void *p, size_t n)
 {
-	(void)munlock(p, n);
+	return munlock(p, n) ? errno : 0;
+}
+
+int
+sm_sys_mark(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+	return ENOTSUP;
+}
+
+int
+sm_sys_unmark(void *p, size_t n)
+{
+	(void)p;
+	(void)n;
+	return ENOTSUP;
 }
 
 int

@@ -15,10 +15,12 @@ bind(const struct sm_hand *h)
 	return (struct bound){ (uintptr_t)h->ptr, h->c->size, h->c->generation, h->c->epoch };
 }
 
-static int
-not_ours(enum sm_found why)
+int
+sm_hand_missed(const void *ptr)
 {
-	switch (why) {
+	struct sm_chunk *c;
+
+	switch (sm_heap_find(ptr, &c)) {
 	case SM_INHERITED:
 		return sm_fail(ECHILD, "this chunk is the parent's: a forked child allocates its own");
 	case SM_INTERIOR:
@@ -32,30 +34,19 @@ not_ours(enum sm_found why)
 	return sm_fail(EINVAL, "this pointer is not secmalloc's: pass what secmalloc returned");
 }
 
-/* The record may have changed hands before its lock was ours, so it is looked up again. */
-int
-sm_hand_take(const void *ptr, struct sm_hand *h)
+/* The record may have changed hands before its lock was ours, so it is looked at again. */
+struct sm_hand
+sm_hand_take(const void *ptr)
 {
-	struct sm_chunk *c = NULL, *again = NULL;
-	enum sm_found found = sm_heap_find(ptr, &c);
+	struct sm_chunk *c = sm_heap_look(ptr);
 
-	if (found != SM_FOUND || !sm_heap_live(c))
-		return not_ours(found);
+	if (!SM_LIKELY(c != NULL))
+		return (struct sm_hand){ NULL, NULL };
 	sm_lock_take(&c->lock, SM_RANK_CHUNK);
-	found = sm_heap_find(ptr, &again);
-	if (found != SM_FOUND || again != c || !sm_heap_live(c)) {
-		sm_lock_release(&c->lock, SM_RANK_CHUNK);
-		return not_ours(found);
-	}
-	*h = (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
-	return 0;
-}
-
-void
-sm_hand_release(struct sm_hand *h)
-{
-	sm_lock_release(&h->c->lock, SM_RANK_CHUNK);
-	h->c = NULL;
+	if (SM_LIKELY(sm_heap_live(c) && sm_heap_at(c) == (uintptr_t)ptr))
+		return (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
+	sm_lock_release(&c->lock, SM_RANK_CHUNK);
+	return (struct sm_hand){ NULL, NULL };
 }
 
 void
@@ -75,6 +66,18 @@ sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
 	sm_count_add(&sm_count.seals, 1);
 	sm_count_add(&sm_count.chunks_encrypted, 1);
 	sm_count_add(&sm_count.bytes_encrypted, c->size);
+	sm_heap_unpin(c);
+}
+
+void
+sm_hand_forget(struct sm_hand *h)
+{
+	struct sm_chunk *c = h->c;
+
+	c->veil = SM_VEIL_CLEAR;
+	sm_wipe(c->tag, sizeof(c->tag));
+	sm_count_sub(&sm_count.chunks_encrypted, 1);
+	sm_count_sub(&sm_count.bytes_encrypted, c->size);
 }
 
 int
@@ -83,17 +86,19 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 	struct sm_chunk *c = h->c;
 	struct bound ad = bind(h);
 	struct sm_message m = { h->ptr, c->size, c->tag, c->nonce, &ad, sizeof(ad) };
+	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
+	e = sm_heap_pin(c);
+	if (e)
+		return e;
 	if (sm_cipher_open(key->state, &m)) {
+		sm_heap_unpin(c);
 		sm_count_add(&sm_count.tampered, 1);
 		return sm_fail(EBADMSG, "a closed chunk of %zu bytes was written: its content is "
 					"lost, free it", c->size);
 	}
-	c->veil = SM_VEIL_CLEAR;
-	sm_wipe(c->tag, sizeof(c->tag));
+	sm_hand_forget(h);
 	sm_count_add(&sm_count.unseals, 1);
-	sm_count_sub(&sm_count.chunks_encrypted, 1);
-	sm_count_sub(&sm_count.bytes_encrypted, c->size);
 	return 0;
 }

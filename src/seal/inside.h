@@ -12,15 +12,25 @@ struct sm_hand {
 	unsigned char *ptr;
 };
 
-/** sm_hand_take - find and lock. EINVAL, ECHILD, with nothing locked. */
-int sm_hand_take(const void *ptr, struct sm_hand *h);
+/** sm_hand_take - find and lock; c is NULL where nothing was locked */
+struct sm_hand sm_hand_take(const void *ptr);
 
-void sm_hand_release(struct sm_hand *h);
+/** sm_hand_missed - why not: EINVAL, ECHILD */
+SM_COLD int sm_hand_missed(const void *ptr);
 
-/** sm_hand_close - veil a clear chunk; verified and accessible */
+static inline void
+sm_hand_release(struct sm_hand *h)
+{
+	sm_lock_release(&h->c->lock, SM_RANK_CHUNK);
+}
+
+/** sm_hand_close - veil a clear chunk, and unpin it; verified and accessible */
 void sm_hand_close(struct sm_hand *h, const struct sm_loan *key);
 
-/** sm_hand_open - unveil a sealed chunk, accessible. EBADMSG: it stays as it was. */
+/** sm_hand_open - pin and unveil a sealed chunk, accessible. EBADMSG, ENOMEM: it is as it was. */
 int sm_hand_open(struct sm_hand *h, const struct sm_loan *key);
+
+/** sm_hand_forget - a sealed chunk counts as clear; its tag is gone */
+void sm_hand_forget(struct sm_hand *h);
 
 #endif

@@ -15,7 +15,7 @@ set_veil(struct sm_hand *h, enum sm_veil veil)
 
 	if (h->c->veil == veil)
 		return 0;
-	e = sm_heap_lift(h->c, h->ptr);
+	e = sm_heap_lift(h->c);
 	if (e)
 		return e;
 	if (veil == SM_VEIL_SEALED)
@@ -26,18 +26,18 @@ set_veil(struct sm_hand *h, enum sm_veil veil)
 	else
 		e = sm_hand_open(h, &key);
 	sm_key_return(&key);
-	undone = sm_heap_drop(h->c, h->ptr);
+	undone = sm_heap_drop(h->c);
 	return e ? e : undone;
 }
 
 static int
 set_veil_of(void *ptr, enum sm_veil veil)
 {
-	struct sm_hand h;
-	int e = sm_hand_take(ptr, &h);
+	struct sm_hand h = sm_hand_take(ptr);
+	int e;
 
-	if (e)
-		return e;
+	if (!h.c)
+		return sm_hand_missed(ptr);
 	e = set_veil(&h, veil);
 	sm_hand_release(&h);
 	return e;
@@ -96,88 +96,59 @@ sm_seal_open_all(void)
 
 /* -------------------------------------------------------- alloc and free */
 
-static void
-count_in(const struct sm_chunk *c)
+static inline struct sm_made
+alloc(size_t size, size_t align, bool own_pages)
 {
-	sm_count_add(&sm_count.chunks, 1);
-	sm_count_bytes(c->size);
+	if (size > SM_PACKED_MOST_BYTES && size > sm_cipher_limit())
+		return (struct sm_made){ NULL, sm_fail(ENOMEM, "%zu bytes are more than the cipher "
+				"can seal at once (%zu): ask for less", size, sm_cipher_limit()) };
+	return sm_heap_alloc(size, align, own_pages);
 }
 
-static void
-count_out(const struct sm_chunk *c)
+struct sm_got
+sm_seal_alloc(size_t size, size_t align)
 {
-	sm_count_sub(&sm_count.chunks, 1);
-	sm_count_sub(&sm_count.bytes, c->size);
-	if (c->veil == SM_VEIL_SEALED) {
-		sm_count_sub(&sm_count.chunks_encrypted, 1);
-		sm_count_sub(&sm_count.bytes_encrypted, c->size);
-	}
-}
+	struct sm_made m = alloc(size, align < 16 ? 16 : align, sm_config()->isolate);
 
-static int
-alloc(const struct sm_wanted *w, struct sm_hand *h)
-{
-	void *ptr;
-	int e;
-
-	if (w->size > sm_cipher_limit())
-		return sm_fail(ENOMEM, "%zu bytes are more than the cipher can seal at once (%zu): "
-				       "ask for less", w->size, sm_cipher_limit());
-	e = sm_heap_alloc(w, &h->c, &ptr);
-	if (e)
-		return e;
-	h->ptr = ptr;
-	count_in(h->c);
-	return 0;
-}
-
-int
-sm_seal_alloc(size_t size, size_t align, void **out)
-{
-	struct sm_wanted w = { size, align < 16 ? 16 : align, false };
-	struct sm_hand h;
-	int e = alloc(&w, &h);
-
-	if (e)
-		return e;
-	sm_heap_publish(h.c);
-	*out = h.ptr;
-	return 0;
+	if (!SM_LIKELY(m.c != NULL))
+		return (struct sm_got){ NULL, m.e };
+	sm_heap_publish(m.c);
+	return (struct sm_got){ sm_heap_bytes(m.c), 0 };
 }
 
 /* A bad pointer to free or realloc is a fault. Returns ECHILD for a parent's chunk. */
-static int
-take_or_die(void *ptr, struct sm_hand *h)
+static SM_COLD int
+missed_or_die(const void *ptr)
 {
-	struct sm_chunk *c = NULL;
-	int e = sm_hand_take(ptr, h);
-
-	if (e == 0 || e == ECHILD)
-		return e;
-	if (sm_heap_find(ptr, &c) == SM_FOUND && c->generation != 0)
+	if (sm_hand_missed(ptr) == ECHILD)
+		return ECHILD;
+	if (sm_heap_look(ptr))
 		sm_die(SECMALLOC_FAULT_DOUBLE_FREE, ptr);
 	sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
 }
 
-static void
+static inline void
 put_back(struct sm_hand *h)
 {
-	count_out(h->c);
-	h->c->veil = SM_VEIL_CLEAR;
-	sm_wipe(h->c->tag, sizeof(h->c->tag));
-	sm_heap_free(h->c, h->ptr);
+	bool pinned = h->c->veil == SM_VEIL_CLEAR;
+
+	if (!pinned)
+		sm_hand_forget(h);
+	sm_heap_free(h->c, h->ptr, pinned);
 }
 
 int
 sm_seal_free(void *ptr)
 {
-	struct sm_hand h;
-	int e = take_or_die(ptr, &h);
+	struct sm_hand h = sm_hand_take(ptr);
+	int e;
 
-	if (e)
-		return e == ECHILD ? 0 : e;
-	e = sm_heap_lift(h.c, h.ptr);
-	if (e == 0) {
+	if (!SM_LIKELY(h.c != NULL)) {
+		(void)missed_or_die(ptr);
+		return 0;
+	}
+	e = sm_heap_lift(h.c);
+	if (SM_LIKELY(e == 0)) {
 		sm_heap_verify(h.c, h.ptr);
 		put_back(&h);
 	}
@@ -191,37 +162,25 @@ sm_seal_free(void *ptr)
 static int
 copy_elsewhere(const struct sm_hand *h, size_t size, struct sm_hand *to)
 {
-	struct sm_wanted w = { size, 16, h->c->access != SECMALLOC_READWRITE };
-	int e = alloc(&w, to);
+	bool protected = h->c->access != SECMALLOC_READWRITE;
+	struct sm_made m = alloc(size, 16, protected || sm_config()->isolate);
+	int e;
 
-	if (e)
-		return e;
+	if (!m.c)
+		return m.e;
+	*to = (struct sm_hand){ m.c, sm_heap_bytes(m.c) };
 	memcpy(to->ptr, h->ptr, sm_min_size(size, h->c->size));
 	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
-	if (!w.own_pages)
+	if (!protected)
 		return 0;
-	e = sm_heap_protect(to->c, to->ptr, (enum secmalloc_access)h->c->access);
+	e = sm_heap_protect(to->c, (enum secmalloc_access)h->c->access);
 	if (e == 0)
-		e = sm_heap_lift(to->c, to->ptr);
+		e = sm_heap_lift(to->c);
 	if (e) {
-		(void)sm_heap_protect(to->c, to->ptr, SECMALLOC_READWRITE);
+		(void)sm_heap_protect(to->c, SECMALLOC_READWRITE);
 		put_back(to);
 	}
 	return e;
-}
-
-static bool
-resize_in_place(struct sm_hand *h, size_t size, bool loose)
-{
-	size_t from = h->c->size;
-
-	if (!sm_heap_resize(h->c, h->ptr, size, loose))
-		return false;
-	if (size > from)
-		sm_count_bytes(size - from);
-	else
-		sm_count_sub(&sm_count.bytes, from - size);
-	return true;
 }
 
 /* Where the bytes are afterwards is in `now`: h itself, also on error, or a copy elsewhere. */
@@ -231,12 +190,12 @@ resize(struct sm_hand *h, size_t size, struct sm_hand *now)
 	struct sm_hand to;
 	int e;
 
-	if (resize_in_place(h, size, false))
+	if (sm_heap_resize(h->c, h->ptr, size, false))
 		return 0;
 	e = copy_elsewhere(h, size, &to);
 	if (e == 0)
 		*now = to;
-	else if (resize_in_place(h, size, true))
+	else if (sm_heap_resize(h->c, h->ptr, size, true))
 		e = 0;
 	return e;
 }
@@ -254,7 +213,7 @@ resize_opened(struct sm_hand *h, size_t size, const struct sm_loan *key, struct 
 		sm_hand_close(now, key);
 	if (now->c == h->c)
 		return e;
-	e = sm_heap_drop(now->c, now->ptr);
+	e = sm_heap_drop(now->c);
 	if (e == 0) {
 		put_back(h);
 		sm_heap_publish(now->c);
@@ -272,7 +231,7 @@ resize_in_hand(struct sm_hand *h, size_t size, struct sm_hand *now)
 {
 	bool sealed = h->c->veil == SM_VEIL_SEALED;
 	struct sm_loan key;
-	int e = sm_heap_lift(h->c, h->ptr), undone = 0;
+	int e = sm_heap_lift(h->c), undone = 0;
 
 	if (e)
 		return e;
@@ -283,20 +242,18 @@ resize_in_hand(struct sm_hand *h, size_t size, struct sm_hand *now)
 	if (sealed)
 		sm_key_return(&key);
 	if (now->c == h->c)
-		undone = sm_heap_drop(h->c, h->ptr);
+		undone = sm_heap_drop(h->c);
 	return e ? e : undone;
 }
 
 int
 sm_seal_realloc(void *ptr, size_t size, void **out)
 {
-	struct sm_hand h, now;
+	struct sm_hand h = sm_hand_take(ptr), now = h;
 	int e;
 
-	e = take_or_die(ptr, &h);
-	if (e)
-		return e;
-	now = h;
+	if (!h.c)
+		return missed_or_die(ptr);
 	e = resize_in_hand(&h, size, &now);
 	sm_hand_release(&h);
 	if (e == 0)
@@ -309,12 +266,12 @@ sm_seal_realloc(void *ptr, size_t size, void **out)
 int
 sm_seal_protect(void *ptr, enum secmalloc_access a)
 {
-	struct sm_hand h;
-	int e = sm_hand_take(ptr, &h);
+	struct sm_hand h = sm_hand_take(ptr);
+	int e;
 
-	if (e)
-		return e;
-	e = sm_heap_protect(h.c, h.ptr, a);
+	if (!h.c)
+		return sm_hand_missed(ptr);
+	e = sm_heap_protect(h.c, a);
 	sm_hand_release(&h);
 	return e;
 }
@@ -322,11 +279,10 @@ sm_seal_protect(void *ptr, enum secmalloc_access a)
 int
 sm_seal_ask(const void *ptr, struct sm_answer *a)
 {
-	struct sm_hand h;
-	int e = sm_hand_take(ptr, &h);
+	struct sm_hand h = sm_hand_take(ptr);
 
-	if (e)
-		return e;
+	if (!h.c)
+		return sm_hand_missed(ptr);
 	*a = (struct sm_answer){ h.c->size, h.c->veil == SM_VEIL_SEALED };
 	sm_hand_release(&h);
 	return 0;

@@ -9,13 +9,19 @@
 
 #include "base/base.h"
 
+/** A new chunk, or why not; in registers. */
+struct sm_got {
+	void *ptr;
+	int e; /* 0, or an errno value and ptr is NULL */
+};
+
 /**
  * sm_seal_alloc - a new open chunk
  *
  * Args:    align  a power of two, at most a page
- * Returns: 0; ENOMEM.
+ * Returns: ENOMEM.
  */
-int sm_seal_alloc(size_t size, size_t align, void **out);
+struct sm_got sm_seal_alloc(size_t size, size_t align);
 
 /**
  * sm_seal_free - wipe and give back. Faults as secfree; a parent's chunk is left alone.

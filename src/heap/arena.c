@@ -1,0 +1,355 @@
+#include "heap/inside.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <string.h>
+
+enum {
+	RANDOM_BYTES = 512,
+	LOCKED_SHARE = 2, /* of the initial pools, that is, one bin may have */
+	LINE_BYTES = 64	  /* what the CPU fetches at once, usually */
+};
+
+/** What some of the threads allocate from, so that not all of them wait for one lock. */
+struct arena {
+	_Alignas(64) struct sm_lock lock; /* SM_RANK_ARENA: all below */
+	struct sm_tally tally;
+	size_t random_at;
+	unsigned char random[RANDOM_BYTES]; /* decides slot order; its head seeds the next */
+	struct sm_bin bins[SM_CLASSES];
+};
+
+static struct arena arenas[SM_ARENAS];
+static _Atomic unsigned threads;
+static SM_TLS unsigned mine; /* the calling thread's arena, + 1; 0: none yet */
+
+_Static_assert(RANDOM_BYTES > 2 * randombytes_SEEDBYTES, "a seed and then some");
+_Static_assert(SM_SLOTS_MOST <= UINT16_MAX, "two random bytes choose a slot");
+
+int
+sm_arena_start(void)
+{
+	for (unsigned i = 0; i < SM_ARENAS; i++) {
+		struct arena *a = &arenas[i];
+		int e;
+
+		memset(a, 0, sizeof(*a));
+		a->random_at = RANDOM_BYTES; /* nothing but a seed yet */
+		e = sm_os_random(a->random, randombytes_SEEDBYTES);
+		if (e)
+			return e;
+	}
+	return 0;
+}
+
+unsigned
+sm_arena_mine(void)
+{
+	if (!SM_LIKELY(mine))
+		mine = 1 + atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % SM_ARENAS;
+	return mine - 1;
+}
+
+static uint32_t
+random_below(struct arena *a, uint32_t n)
+{
+	uint16_t r;
+
+	if (!SM_LIKELY(a->random_at + sizeof(r) <= RANDOM_BYTES)) {
+		randombytes_buf_deterministic(a->random, RANDOM_BYTES, a->random);
+		a->random_at = randombytes_SEEDBYTES;
+	}
+	memcpy(&r, a->random + a->random_at, sizeof(r));
+	a->random_at += sizeof(r);
+	return r * n >> 16; /* Lemire 2019; n is at most 512, so the bias is under 1 in 128 */
+}
+
+/* ------------------------------------------------------------------ tally */
+
+static void
+tally_grow(struct sm_tally *t, uint64_t bytes)
+{
+	t->bytes += bytes;
+	if (t->bytes > t->most)
+		t->most = t->bytes;
+}
+
+static void
+tally_come(struct sm_tally *t, uint64_t bytes)
+{
+	t->chunks++;
+	tally_grow(t, bytes);
+}
+
+static void
+tally_go(struct sm_tally *t, uint64_t bytes)
+{
+	sm_check(t->chunks > 0 && t->bytes >= bytes);
+	t->chunks--;
+	t->bytes -= bytes;
+}
+
+void
+sm_arena_count(unsigned arena, size_t bytes, bool comes)
+{
+	struct arena *a = &arenas[arena];
+
+	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	if (comes)
+		tally_come(&a->tally, bytes);
+	else
+		tally_go(&a->tally, bytes);
+	sm_lock_release(&a->lock, SM_RANK_ARENA);
+}
+
+void
+sm_arena_resize(unsigned arena, size_t from, size_t to)
+{
+	struct arena *a = &arenas[arena];
+
+	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	a->tally.bytes -= from;
+	tally_grow(&a->tally, to);
+	sm_lock_release(&a->lock, SM_RANK_ARENA);
+}
+
+void
+sm_heap_tally(struct sm_tally *t)
+{
+	*t = (struct sm_tally){ 0 };
+	for (unsigned i = 0; i < SM_ARENAS; i++) {
+		struct arena *a = &arenas[i];
+
+		sm_lock_take(&a->lock, SM_RANK_ARENA);
+		t->chunks += a->tally.chunks;
+		t->bytes += a->tally.bytes;
+		t->most += a->tally.most;
+		sm_lock_release(&a->lock, SM_RANK_ARENA);
+	}
+}
+
+/* ------------------------------------------------------------- quarantine */
+
+/* Returns: who has rested long enough, or none. */
+static inline struct sm_slot
+rest(struct arena *a, struct sm_bin *b, struct sm_slot slot)
+{
+	struct sm_slot *place = &b->mixed[random_below(a, SM_MIXED)], former = *place, *end, out;
+
+	*place = slot;
+	if (!former.slab)
+		return former;
+	end = &b->queue[(b->head + b->n) % SM_REST_LEAST];
+	out = *end;
+	*end = former;
+	if (b->n < SM_REST_LEAST) {
+		b->n++;
+		return (struct sm_slot){ NULL, 0 };
+	}
+	b->head++; /* the oldest was where the newest is now */
+	return out;
+}
+
+static void
+put_ready(struct sm_bin *b)
+{
+	if (b->ready.slab)
+		sm_slab_put(b, b->ready);
+	b->ready.slab = NULL;
+}
+
+static void
+wake(struct sm_bin *b)
+{
+	for (; b->n > 0; b->n--)
+		sm_slab_put(b, b->queue[b->head++ % SM_REST_LEAST]);
+	for (unsigned i = 0; i < SM_MIXED; i++)
+		if (b->mixed[i].slab) {
+			sm_slab_put(b, b->mixed[i]);
+			b->mixed[i].slab = NULL;
+		}
+}
+
+bool
+sm_arena_trim(bool woken)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < SM_ARENAS; i++) {
+		struct arena *a = &arenas[i];
+
+		sm_lock_take(&a->lock, SM_RANK_ARENA);
+		for (unsigned k = 0; k < SM_CLASSES; k++) {
+			put_ready(&a->bins[k]);
+			if (woken)
+				wake(&a->bins[k]);
+			any |= sm_slab_give_back(&a->bins[k]);
+		}
+		sm_lock_release(&a->lock, SM_RANK_ARENA);
+	}
+	return any;
+}
+
+/* ---------------------------------------------------------- alloc and free */
+
+/* Of the locked pools a bin has no more than a share while there are elastic ones: else what rests
+ * of one class would be in the way of all others. */
+static bool
+has_its_share(const struct sm_bin *b)
+{
+	const struct sm_config *c = sm_config();
+
+	return sm_pool_stretches() &&
+		b->locked_bytes >= c->pool_bytes / LOCKED_SHARE * c->initial_pools;
+}
+
+/* Locked slots, whatever they cost, before elastic ones, which cost system calls each time. */
+static SM_COLD struct sm_slab *
+fill_bin(struct arena *a, unsigned class, enum sm_reach reach, bool greedy)
+{
+	struct sm_bin *b = &a->bins[class];
+	unsigned arena = (unsigned)(a - arenas);
+	uint64_t returns = sm_run_returns() + 1;
+	bool sated = !greedy && has_its_share(b);
+
+	if (!sated && b->no_run != returns && sm_slab_new(b, class, arena, SM_REACH_LOCKED))
+		b->no_run = returns;
+	if (b->partial[0])
+		return b->partial[0];
+	if (!b->partial[1] && reach >= SM_REACH_ELASTIC)
+		(void)sm_slab_new(b, class, arena, sated ? SM_REACH_ELASTIC : reach);
+	if (b->partial[0])
+		return b->partial[0];
+	return reach == SM_REACH_LOCKED ? NULL : b->partial[1];
+}
+
+static inline struct sm_slot
+take(struct arena *a, unsigned class, size_t size, enum sm_reach reach, bool greedy)
+{
+	struct sm_bin *b = &a->bins[class];
+	struct sm_slot slot;
+
+	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	slot = b->ready;
+	b->ready.slab = NULL;
+	if (!SM_LIKELY(slot.slab != NULL)) {
+		struct sm_slab *s = b->partial[0];
+
+		if (!s)
+			s = fill_bin(a, class, reach, greedy);
+		if (s)
+			slot = sm_slab_take(b, s, random_below(a, s->slots));
+	}
+	if (SM_LIKELY(slot.slab != NULL))
+		tally_come(&a->tally, size);
+	sm_lock_release(&a->lock, SM_RANK_ARENA);
+	return slot;
+}
+
+static struct sm_slot
+take_anywhere(unsigned class, size_t size, enum sm_reach reach)
+{
+	struct sm_slot slot = { NULL, 0 };
+	unsigned first = sm_arena_mine();
+
+	for (unsigned i = 0; !slot.slab && i < SM_ARENAS; i++)
+		slot = take(&arenas[(first + i) % SM_ARENAS], class, size, reach, true);
+	return slot;
+}
+
+/* Each step gives up a little more: that a thread keeps to its arena, a system call each time,
+ * empty slabs, a pool's price, the share of others, all rest. */
+static SM_COLD struct sm_slot
+take_hard(unsigned class, size_t size, bool locked)
+{
+	enum sm_reach most = locked ? SM_REACH_LOCKED : SM_REACH_NEW;
+	struct arena *a = &arenas[sm_arena_mine()];
+	struct sm_slot slot = take_anywhere(class, size, SM_REACH_LOCKED);
+
+	if (!slot.slab && !locked)
+		slot = take(a, class, size, SM_REACH_PRESENT, false);
+	if (!slot.slab) {
+		(void)sm_arena_trim(false);
+		slot = take(a, class, size, most, false);
+	}
+	if (!slot.slab)
+		slot = take_anywhere(class, size, most);
+	if (!slot.slab) {
+		(void)sm_arena_trim(true);
+		slot = take_anywhere(class, size, most);
+	}
+	if (!slot.slab) {
+		sm_large_trim();
+		slot = take_anywhere(class, size, most);
+	}
+	return slot;
+}
+
+struct sm_made
+sm_packed_alloc(size_t size, size_t align, bool locked)
+{
+	unsigned class = sm_class_of(size + align - SM_ALIGN_BYTES);
+	uint32_t stride = sm_classes[class].stride;
+	struct sm_slot s =
+		take(&arenas[sm_arena_mine()], class, size, SM_REACH_LOCKED, false);
+	unsigned char *first, *at;
+	struct sm_chunk *c;
+
+	if (!SM_LIKELY(s.slab != NULL))
+		s = take_hard(class, size, locked);
+	if (!SM_LIKELY(s.slab != NULL))
+		return (struct sm_made){ NULL, ENOMEM };
+	first = s.slab->base + SM_ALIGN_BYTES + (size_t)s.at * stride;
+	at = (unsigned char *)sm_round_up((uintptr_t)first, align);
+	sm_assert_zero(first - SM_CANARY_BYTES, stride, at);
+	c = s.slab->records + s.at;
+	c->own_pages = 0;
+	c->class = (uint8_t)class;
+	c->arena = s.slab->arena;
+	c->elastic = s.slab->elastic;
+	c->offset = (uint16_t)(at - first);
+	sm_chunk_begin(c, at, size);
+	return (struct sm_made){ c, 0 };
+}
+
+/* Who has rested is the next to be used: its lines are in the cache when they are wanted. */
+static inline void
+make_ready(struct sm_bin *b, struct sm_slot slot, unsigned class)
+{
+	const unsigned char *bytes = slot.slab->base + (size_t)slot.at * sm_classes[class].stride;
+
+	b->ready = slot;
+	__builtin_prefetch(slot.slab->records + slot.at, 1);
+	__builtin_prefetch(bytes + SM_CANARY_BYTES, 1);
+	__builtin_prefetch(bytes + LINE_BYTES, 1);
+}
+
+void
+sm_packed_free(struct sm_slab *s, struct sm_chunk *c)
+{
+	struct arena *a = &arenas[c->arena];
+	struct sm_bin *b = &a->bins[c->class];
+	struct sm_slot rested;
+
+	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	tally_go(&a->tally, c->size);
+	rested = rest(a, b, (struct sm_slot){ s, (uint32_t)(c - s->records) });
+	if (SM_LIKELY(rested.slab != NULL)) {
+		if (b->ready.slab || rested.slab->elastic)
+			sm_slab_put(b, rested);
+		else
+			make_ready(b, rested, c->class);
+	}
+	sm_lock_release(&a->lock, SM_RANK_ARENA);
+}
+
+void
+sm_packed_discard(struct sm_slab *s, struct sm_chunk *c)
+{
+	struct arena *a = &arenas[c->arena];
+
+	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	tally_go(&a->tally, c->size);
+	sm_slab_put(&a->bins[c->class], (struct sm_slot){ s, (uint32_t)(c - s->records) });
+	sm_lock_release(&a->lock, SM_RANK_ARENA);
+}
