@@ -14,6 +14,7 @@ enum {
 struct arena {
 	_Alignas(64) struct sm_lock lock; /* SM_RANK_ARENA: all below */
 	struct sm_tally tally;
+	uint64_t used; /* bit set: this bin is not as it was before the first start */
 	size_t random_at;
 	unsigned char random[RANDOM_BYTES]; /* decides slot order; its head seeds the next */
 	struct sm_bin bins[SM_CLASSES];
@@ -24,6 +25,7 @@ static _Atomic unsigned threads;
 static SM_TLS unsigned mine; /* the calling thread's arena, + 1; 0: none yet */
 
 _Static_assert(RANDOM_BYTES > 2 * randombytes_SEEDBYTES, "a seed and then some");
+_Static_assert(SM_CLASSES <= 64, "a bit each");
 _Static_assert(SM_SLOTS_MOST <= UINT16_MAX, "two random bytes choose a slot");
 
 int
@@ -33,7 +35,12 @@ sm_arena_start(void)
 		struct arena *a = &arenas[i];
 		int e;
 
-		memset(a, 0, sizeof(*a));
+		for (unsigned k = 0; k < SM_CLASSES; k++)
+			if (a->used >> k & 1)
+				memset(&a->bins[k], 0, sizeof(a->bins[k]));
+		a->lock = (struct sm_lock){ 0 };
+		a->tally = (struct sm_tally){ 0 };
+		a->used = 0;
 		a->random_at = RANDOM_BYTES; /* nothing but a seed yet */
 		e = sm_os_random(a->random, randombytes_SEEDBYTES);
 		if (e)
@@ -180,6 +187,8 @@ sm_arena_trim(bool woken)
 
 		sm_lock_take(&a->lock, SM_RANK_ARENA);
 		for (unsigned k = 0; k < SM_CLASSES; k++) {
+			if (!(a->used >> k & 1))
+				continue;
 			put_ready(&a->bins[k]);
 			if (woken)
 				wake(&a->bins[k]);
@@ -212,6 +221,7 @@ fill_bin(struct arena *a, unsigned class, enum sm_reach reach, bool greedy)
 	uint64_t returns = sm_run_returns() + 1;
 	bool sated = !greedy && has_its_share(b);
 
+	a->used |= UINT64_C(1) << class;
 	if (!sated && b->no_run != returns && sm_slab_new(b, class, arena, SM_REACH_LOCKED))
 		b->no_run = returns;
 	if (b->partial[0])

@@ -67,7 +67,8 @@ int sm_os_freeze(void *base, size_t bytes);
  * sm_os_obtain - pages for secrets, placed inside a reservation: hidden, else anonymous and locked
  *
  * On success every page is mapped read-write and zero, and touched unless elastic; a->granted
- * holds LOCKED, NODUMP, FORKSAFE and HIDDEN as they were granted, and GUARDED unless unwished (the caller guards).
+ * holds LOCKED, NODUMP, FORKSAFE and HIDDEN as they were granted, and GUARDED unless unwished
+ * (the caller guards).
  *
  * Args:    at  page in a reservation of ours, nothing placed there
  * Returns: 0; EPERM: locking not allowed; ENOMEM: over the limit, or no memory; ENOTSUP: another
