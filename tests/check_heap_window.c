@@ -193,7 +193,7 @@ START_TEST(pages_that_stayed_locked_are_unlocked_when_others_cannot_be_locked)
 }
 END_TEST
 
-START_TEST(a_pool_that_goes_takes_its_locked_pages_from_the_count)
+START_TEST(a_munlock_refused_once_costs_no_guard)
 {
 	size_t base;
 	void *p;
@@ -204,7 +204,25 @@ START_TEST(a_pool_that_goes_takes_its_locked_pages_from_the_count)
 	ck_assert(record_of(p)->elastic);
 	unlock_refused = 1;
 	secfree(p);
+	ck_assert_uint_eq(stats_now().locked_bytes, base);
+	ck_assert(stats_now().granted & SECMALLOC_GUARDED);
+	ck_assert(!readable(p));
+}
+END_TEST
+
+START_TEST(a_pool_that_goes_takes_its_locked_pages_from_the_count)
+{
+	size_t base;
+	void *p;
+
+	start(4, 1, 0);
+	base = stats_now().locked_bytes;
+	p = secmalloc(200000);
+	ck_assert(record_of(p)->elastic);
+	unlock_refused = 2; /* the second try is made before guards are laid */
+	secfree(p);
 	ck_assert_uint_gt(stats_now().locked_bytes, base);
+	ck_assert(!(stats_now().granted & SECMALLOC_GUARDED));
 	trim();
 	ck_assert_uint_eq(stats_now().pools, 1);
 	ck_assert_uint_eq(stats_now().locked_bytes, base);
@@ -289,6 +307,7 @@ main(void)
 	tcase_add_test(tc, a_straddling_chunk_locks_all_its_pages_or_none);
 	tcase_add_test(tc, a_refused_munlock_leaves_the_page_locked_and_counted_until_it_works);
 	tcase_add_test(tc, pages_that_stayed_locked_are_unlocked_when_others_cannot_be_locked);
+	tcase_add_test(tc, a_munlock_refused_once_costs_no_guard);
 	tcase_add_test(tc, a_pool_that_goes_takes_its_locked_pages_from_the_count);
 	tcase_add_test(tc, ranges_of_locked_pages_stay_under_a_quarter_of_max_map_count);
 	tcase_add_test(tc, no_munlock_splits_a_range_beyond_the_limit);

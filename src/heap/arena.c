@@ -222,6 +222,8 @@ fill_bin(struct arena *a, unsigned class, enum sm_reach reach, bool greedy)
 	bool sated = !greedy && has_its_share(b);
 
 	a->used |= UINT64_C(1) << class;
+	if (reach == SM_REACH_NONE)
+		return NULL;
 	if (!sated && b->no_run != returns && sm_slab_new(b, class, arena, SM_REACH_LOCKED))
 		b->no_run = returns;
 	if (b->partial[0])
@@ -274,7 +276,7 @@ take_hard(unsigned class, size_t size, bool locked)
 {
 	enum sm_reach most = locked ? SM_REACH_LOCKED : SM_REACH_NEW;
 	struct arena *a = &arenas[sm_arena_mine()];
-	struct sm_slot slot = take_anywhere(class, size, SM_REACH_LOCKED);
+	struct sm_slot slot = take_anywhere(class, size, SM_REACH_NONE);
 
 	if (!slot.slab && !locked)
 		slot = take(a, class, size, SM_REACH_PRESENT, false);

@@ -147,6 +147,7 @@ bool sm_region_inherited(const void *p);
 
 /** Which pools a run may come from. */
 enum sm_reach {
+	SM_REACH_NONE,	  /* no new run */
 	SM_REACH_LOCKED,  /* those that are, whole and for good */
 	SM_REACH_PRESENT, /* any there is */
 	SM_REACH_ELASTIC, /* none but elastic ones, or one more */
@@ -238,6 +239,9 @@ void sm_window_close(struct sm_region *r, size_t first, size_t pages);
 
 /** sm_window_explain - note once more why that many bytes could not be pinned. Returns: ENOMEM. */
 int sm_window_explain(size_t bytes);
+
+/** sm_window_retry - unlock what stayed locked among these pages */
+void sm_window_retry(struct sm_region *r, size_t first, size_t pages);
 
 /** sm_window_forget - these pages are about to be unmapped, whatever is pinned */
 void sm_window_forget(struct sm_region *r, size_t first, size_t pages);

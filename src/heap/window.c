@@ -185,6 +185,15 @@ sm_window_close(struct sm_region *r, size_t first, size_t pages)
 }
 
 void
+sm_window_retry(struct sm_region *r, size_t first, size_t pages)
+{
+	sm_lock_take(&lock, SM_RANK_WINDOW);
+	if (stuck_pages)
+		unlock_stuck(r, first, first + pages);
+	sm_lock_release(&lock, SM_RANK_WINDOW);
+}
+
+void
 sm_window_forget(struct sm_region *r, size_t first, size_t pages)
 {
 	sm_lock_take(&lock, SM_RANK_WINDOW);
