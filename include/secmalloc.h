@@ -293,7 +293,7 @@ void *seccalloc(size_t nmemb, size_t size) SECMALLOC_ALLOC(1, 2);
  *          EBADMSG  a closed chunk was tampered with; it stays closed
  *          EACCES   locked (size 0 frees all the same)
  *          ECHILD   the parent's chunk
- *          EBUSY    held and it would have to move (not yet)
+ *          EBUSY    held and it would have to move
  */
 void *secrealloc(void *ptr, size_t size) SECMALLOC_RESIZE(2);
 
@@ -372,7 +372,7 @@ void secmemzero(void *p, size_t n);
  *
  * Returns: 0, also if it was closed already, or -1 with errno
  *          EINVAL  NULL, foreign, interior or freed pointer
- *          EBUSY   held (not yet)
+ *          EBUSY   held: it stays open
  *          ECHILD, EACCES, ECANCELED as in the general rules
  * Faults:  OVERFLOW, UNDERFLOW
  * Cost:    the AEAD's (0.15 µs for 32 B of AES-256-GCM), and some 0.3 µs for the key.
@@ -402,10 +402,30 @@ int secmalloc_decrypt_all(void);
 /** secmalloc_is_encrypted - 1 closed, 0 open, -1 with EINVAL (ECHILD: the parent's). */
 int secmalloc_is_encrypted(const void *ptr);
 
-/** secmalloc_hold - open a chunk and keep it open until released.  Not yet. */
+/**
+ * secmalloc_hold - open a chunk and keep it open until it is released as often
+ *
+ * For threads that share a secret: between hold and release no secmalloc_encrypt, _encrypt_all
+ * or secrealloc of another thread takes the bytes away (EBUSY there).  secfree of a held chunk
+ * is a mistake, as it is of one in use, and ends the holds.
+ *
+ * Returns: 0, or -1 with errno
+ *          EAGAIN   held 65,535 times already
+ *          EBADMSG, ENOMEM, EINVAL, ECHILD, EACCES, ECANCELED as secmalloc_decrypt
+ */
 int secmalloc_hold(void *ptr);
 
-/** secmalloc_release - undo one secmalloc_hold.  Not yet. */
+/**
+ * secmalloc_release - undo one secmalloc_hold
+ *
+ * The last one closes the chunk again if a hold opened it and no secmalloc_decrypt came since.
+ *
+ * Returns: 0, or -1 with errno
+ *          EINVAL   not held; or as secmalloc_encrypt
+ *          ENOMEM   it could not be made writable to close it (secmalloc_protect): it is open
+ *          ECHILD, EACCES, ECANCELED as secmalloc_encrypt
+ * Faults:  OVERFLOW, UNDERFLOW, where it closes the chunk
+ */
 int secmalloc_release(void *ptr);
 
 /* -------------------------------------------------- keys and emergencies */

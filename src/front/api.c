@@ -273,21 +273,23 @@ secmalloc_is_encrypted(const void *ptr)
 	return answer(ask(ptr, &a), kept) ? -1 : a.sealed;
 }
 
-/* -------------------------------------------------- of later versions */
-
 int
 secmalloc_hold(void *ptr)
 {
-	(void)ptr;
-	return later("secmalloc_hold");
+	int kept = errno, e = enter(ptr);
+
+	return answer(e ? e : sm_seal_hold(ptr), kept);
 }
 
 int
 secmalloc_release(void *ptr)
 {
-	(void)ptr;
-	return later("secmalloc_release");
+	int kept = errno, e = enter(ptr);
+
+	return answer(e ? e : sm_seal_release(ptr), kept);
 }
+
+/* -------------------------------------------------- of later versions */
 
 int
 secmalloc_rekey(void)

@@ -95,6 +95,8 @@ sm_chunk_begin(struct sm_chunk *c, void *ptr, size_t size)
 	c->size = size;
 	c->veil = SM_VEIL_CLEAR;
 	c->access = SECMALLOC_READWRITE;
+	c->holds = 0;
+	c->opened_by_hold = 0;
 	c->generation++;
 	atomic_store_explicit(&c->at, (uintptr_t)ptr, memory_order_relaxed);
 	sm_canary_set(c, ptr);

@@ -102,3 +102,28 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 	sm_count_add(&sm_count.unseals, 1);
 	return 0;
 }
+
+int
+sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil)
+{
+	struct sm_loan key;
+	int e, undone;
+
+	if (h->c->veil == veil)
+		return 0;
+	if (h->c->holds)
+		return sm_fail(EBUSY, "the chunk is held: release it first");
+	e = sm_heap_lift(h->c);
+	if (e)
+		return e;
+	if (veil == SM_VEIL_SEALED)
+		sm_heap_verify(h->c, h->ptr);
+	sm_key_lend(&key);
+	if (veil == SM_VEIL_SEALED)
+		sm_hand_close(h, &key);
+	else
+		e = sm_hand_open(h, &key);
+	sm_key_return(&key);
+	undone = sm_heap_drop(h->c);
+	return e ? e : undone;
+}

@@ -30,6 +30,9 @@ void sm_hand_close(struct sm_hand *h, const struct sm_loan *key);
 /** sm_hand_open - pin and unveil a sealed chunk, accessible. EBADMSG, ENOMEM: it is as it was. */
 int sm_hand_open(struct sm_hand *h, const struct sm_loan *key);
 
+/** sm_hand_set_veil - open or close, whatever protect said. EBUSY, EBADMSG, ENOMEM. */
+int sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil);
+
 /** sm_hand_forget - a sealed chunk counts as clear; its tag is gone */
 void sm_hand_forget(struct sm_hand *h);
 

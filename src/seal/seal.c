@@ -8,29 +8,6 @@
 /* -------------------------------------------------------- open and close */
 
 static int
-set_veil(struct sm_hand *h, enum sm_veil veil)
-{
-	struct sm_loan key;
-	int e, undone;
-
-	if (h->c->veil == veil)
-		return 0;
-	e = sm_heap_lift(h->c);
-	if (e)
-		return e;
-	if (veil == SM_VEIL_SEALED)
-		sm_heap_verify(h->c, h->ptr);
-	sm_key_lend(&key);
-	if (veil == SM_VEIL_SEALED)
-		sm_hand_close(h, &key);
-	else
-		e = sm_hand_open(h, &key);
-	sm_key_return(&key);
-	undone = sm_heap_drop(h->c);
-	return e ? e : undone;
-}
-
-static int
 set_veil_of(void *ptr, enum sm_veil veil)
 {
 	struct sm_hand h = sm_hand_take(ptr);
@@ -38,7 +15,9 @@ set_veil_of(void *ptr, enum sm_veil veil)
 
 	if (!h.c)
 		return sm_hand_missed(ptr);
-	e = set_veil(&h, veil);
+	e = sm_hand_set_veil(&h, veil);
+	if (e == 0 && veil == SM_VEIL_CLEAR)
+		h.c->opened_by_hold = 0;
 	sm_hand_release(&h);
 	return e;
 }
@@ -55,6 +34,48 @@ sm_seal_open(void *ptr)
 	return set_veil_of(ptr, SM_VEIL_CLEAR);
 }
 
+int
+sm_seal_hold(void *ptr)
+{
+	struct sm_hand h = sm_hand_take(ptr);
+	bool sealed;
+	int e;
+
+	if (!h.c)
+		return sm_hand_missed(ptr);
+	sealed = h.c->veil == SM_VEIL_SEALED;
+	if (h.c->holds == UINT16_MAX)
+		e = sm_fail(EAGAIN, "the chunk is held %u times: release it as often",
+			(unsigned)UINT16_MAX);
+	else
+		e = sm_hand_set_veil(&h, SM_VEIL_CLEAR);
+	if (e == 0) {
+		if (sealed)
+			h.c->opened_by_hold = 1;
+		h.c->holds++;
+	}
+	sm_hand_release(&h);
+	return e;
+}
+
+int
+sm_seal_release(void *ptr)
+{
+	struct sm_hand h = sm_hand_take(ptr);
+	int e = 0;
+
+	if (!h.c)
+		return sm_hand_missed(ptr);
+	if (h.c->holds == 0) {
+		e = sm_fail(EINVAL, "the chunk is not held: release it as often as it was held");
+	} else if (--h.c->holds == 0 && h.c->opened_by_hold) {
+		h.c->opened_by_hold = 0;
+		e = sm_hand_set_veil(&h, SM_VEIL_SEALED);
+	}
+	sm_hand_release(&h);
+	return e;
+}
+
 static int
 set_all(enum sm_veil veil)
 {
@@ -69,7 +90,7 @@ set_all(enum sm_veil veil)
 		sm_lock_take(&c->lock, SM_RANK_CHUNK);
 		if (sm_heap_live(c)) {
 			h.ptr = sm_heap_bytes(c);
-			e = set_veil(&h, veil);
+			e = sm_hand_set_veil(&h, veil);
 		}
 		sm_hand_release(&h);
 		if (first == 0 && e) {
@@ -190,8 +211,10 @@ resize(struct sm_hand *h, size_t size, struct sm_hand *now)
 	struct sm_hand to;
 	int e;
 
-	if (sm_heap_resize(h->c, h->ptr, size, false))
+	if (sm_heap_resize(h->c, h->ptr, size, h->c->holds > 0))
 		return 0;
+	if (h->c->holds)
+		return sm_fail(EBUSY, "the chunk is held and would have to move: release it first");
 	e = copy_elsewhere(h, size, &to);
 	if (e == 0)
 		*now = to;

@@ -30,14 +30,20 @@ struct sm_got sm_seal_alloc(size_t size, size_t align);
  */
 int sm_seal_free(void *ptr);
 
-/** sm_seal_realloc - as secrealloc, size not 0. ENOMEM, EBADMSG, ECHILD; faults as secfree. */
+/** sm_seal_realloc - as secrealloc, size not 0. ENOMEM, EBADMSG, EBUSY, ECHILD; faults. */
 int sm_seal_realloc(void *ptr, size_t size, void **out);
 
-/** sm_seal_close - encrypt in place. EINVAL, ECHILD, ENOMEM (protected pages). */
+/** sm_seal_close - encrypt in place. EINVAL, ECHILD, EBUSY, ENOMEM (protected pages). */
 int sm_seal_close(void *ptr);
 
 /** sm_seal_open - decrypt in place. EBADMSG, EINVAL, ECHILD, ENOMEM (protected pages). */
 int sm_seal_open(void *ptr);
+
+/** sm_seal_hold - open and count. EBADMSG, EINVAL, ECHILD, ENOMEM; EAGAIN: 65,535 times already. */
+int sm_seal_hold(void *ptr);
+
+/** sm_seal_release - undo one hold. EINVAL: not held; else as sm_seal_close. */
+int sm_seal_release(void *ptr);
 
 /** sm_seal_close_all, sm_seal_open_all - every chunk they can; the first errno value */
 int sm_seal_close_all(void);
