@@ -322,6 +322,54 @@ char *secstrdup(const char *s);
 char *secstrndup(const char *s, size_t n);
 
 /**
+ * secmalloc_read_fd - bytes of a descriptor, straight into a new open chunk
+ *
+ * Reads until the end or until max bytes, never one more, whatever size the pieces come in.  A zero
+ * byte follows them, which *len does not count; the chunk has *len + 1 bytes.  No byte is ever
+ * anywhere else in the process.
+ *
+ * Args:    max  at least 1
+ *          len  where the number of bytes goes; not NULL
+ * Returns: the chunk, or NULL with errno, and what was read is wiped
+ *          EINVAL  max is 0, or len NULL
+ *          what read(2) says; EINTR is tried again
+ *          and as secmalloc
+ * Threads: no cancellation point, while it reads.
+ */
+void *secmalloc_read_fd(int fd, size_t max, size_t *len);
+
+/**
+ * secmalloc_read_passphrase - ask for a line at the terminal, echo off, into a new open chunk
+ *
+ * From /dev/tty; where there is none, from standard input, without a prompt.  The line comes without
+ * its newline and with a zero byte behind it, in a chunk of max + 1 bytes.  A signal that stops or
+ * ends the process takes its course once the terminal was put back, as with readpassphrase(3);
+ * after SIGTSTP and SIGCONT the prompt comes again.
+ *
+ * Args:    max  the longest line, at least 1
+ * Returns: the chunk, or NULL with errno
+ *          EINVAL    max is 0, or prompt NULL
+ *          EMSGSIZE  the line is longer: it was read to its end and dropped
+ *          ENODATA   the end came before the first byte
+ *          EINTR     a signal that the program handles came
+ *          what read(2) says; and as secmalloc
+ * Threads: handlers of SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN and
+ *          SIGTTOU are replaced for as long; a second thread waits for the first.
+ */
+char *secmalloc_read_passphrase(const char *prompt, size_t max);
+
+/** secmalloc_free_at - secfree of the pointer in this variable.  NULL there is fine. */
+void secmalloc_free_at(void *variable);
+
+/** SECMALLOC_SCOPED - of a pointer variable: its chunk is freed when it leaves scope.
+ *
+ *	SECMALLOC_SCOPED unsigned char *key = secmalloc(32);
+ */
+#if defined(__GNUC__)
+#define SECMALLOC_SCOPED __attribute__((cleanup(secmalloc_free_at)))
+#endif
+
+/**
  * secmalloc_usable_size - exactly the size that was asked for
  *
  * Returns: the size; 0 for NULL; 0 with EINVAL for what is not the start of a live chunk

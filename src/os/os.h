@@ -103,6 +103,20 @@ int sm_os_pin_refused(int e, size_t bytes);
 /** sm_os_unpin - unlock pages. An errno value: they are all still locked. */
 int sm_os_unpin(void *base, size_t bytes);
 
+/** sm_os_read - read(2), once, begun anew when a signal interrupts it. Its errno value. */
+int sm_os_read(int fd, void *p, size_t n, size_t *got);
+
+/**
+ * sm_os_ask - a line typed at the terminal without echo; without a terminal, of standard input
+ *
+ * Signals that stop or end a process take their course after the terminal was put back. The line
+ * goes byte by byte to p, which has room for one more than `most`, and a zero byte follows it.
+ *
+ * Returns: 0; EMSGSIZE: longer than `most`, the rest was read and dropped; ENODATA: the end came
+ *          before the first byte; EINTR: a signal; else read(2)'s.
+ */
+int sm_os_ask(const char *prompt, unsigned char *p, size_t most, size_t *n);
+
 /** sm_os_orphan - in a forked child: undo what another thread of the parent was obtaining */
 void sm_os_orphan(void);
 
