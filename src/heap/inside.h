@@ -221,6 +221,9 @@ bool sm_run_initial(const struct sm_region *r, size_t page);
 /** sm_run_shut - take access to a run in use away: it rests. Its bytes are zero and accessible. */
 void sm_run_shut(struct sm_region *r, size_t page);
 
+/** sm_run_reopen - a run that is shut is accessible and zero again. ENOMEM. */
+int sm_run_reopen(struct sm_region *r, size_t page, struct sm_place *p);
+
 /** sm_run_put - give a run back that is shut */
 void sm_run_put(struct sm_region *r, size_t page);
 

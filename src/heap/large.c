@@ -5,7 +5,7 @@
 
 /* Addresses of chunks with pages of their own are used again oldest first. Where guards are markers
  * a resting run costs nothing but address space; elsewhere, and not in an initial pool, memory. */
-enum { REST_BYTES = 1 << 20, REST_SPACE_BYTES = 1 << 28 };
+enum { REST_BYTES = 1 << 20, REST_MOST = 2048, REST_SPACE_BYTES = 1 << 28 };
 
 static struct sm_lock lock; /* SM_RANK_LARGE: all below */
 static struct {
@@ -60,8 +60,9 @@ enqueue(struct sm_chunk *c)
 	queue.dear_bytes += l.dear_bytes;
 }
 
-static void
-wake_oldest(void)
+/* Of a queue that is not empty. */
+static struct load
+dequeue(void)
 {
 	struct sm_chunk *c = queue.oldest;
 	struct load l = load_of(c);
@@ -72,16 +73,47 @@ wake_oldest(void)
 	queue.n--;
 	queue.bytes -= l.bytes;
 	queue.dear_bytes -= l.dear_bytes;
+	return l;
+}
+
+static void
+wake_oldest(void)
+{
+	struct load l = dequeue();
+
 	sm_run_put(l.region, l.first);
+}
+
+static bool
+has_rested(void)
+{
+	return queue.n > SM_REST_LEAST && queue.bytes - load_of(queue.oldest).bytes > REST_BYTES;
 }
 
 static bool
 too_many_rest(void)
 {
-	if (queue.n == 0)
-		return false;
-	return (queue.n > SM_REST_LEAST && queue.bytes > REST_BYTES) ||
-		queue.bytes > REST_SPACE_BYTES || queue.dear_bytes > REST_BYTES;
+	return queue.n > 0 && ((queue.n > REST_MOST && has_rested()) ||
+		queue.bytes > REST_SPACE_BYTES || queue.dear_bytes > REST_BYTES);
+}
+
+/* Who has rested longest is used again, if it has the size; else its pages are anybody's. */
+static bool
+use_oldest(size_t pages, struct sm_place *at)
+{
+	bool found = false;
+
+	sm_lock_take(&lock, SM_RANK_LARGE);
+	while (!found && has_rested()) {
+		struct load l = dequeue();
+
+		found = l.bytes >> sm_page_shift == pages &&
+			sm_run_reopen(l.region, l.first, at) == 0;
+		if (!found)
+			sm_run_put(l.region, l.first);
+	}
+	sm_lock_release(&lock, SM_RANK_LARGE);
+	return found;
 }
 
 static void
@@ -127,8 +159,11 @@ get_run(size_t pages, bool locked, struct sm_place *at)
 {
 	enum sm_reach most = locked ? SM_REACH_LOCKED : SM_REACH_NEW;
 	struct sm_run kind = { .kind = SM_KIND_LARGE };
-	int e = sm_run_get(pages, pages, kind, locked ? most : SM_REACH_PRESENT, at);
+	int e;
 
+	if (!locked && use_oldest(pages, at))
+		return 0;
+	e = sm_run_get(pages, pages, kind, locked ? most : SM_REACH_PRESENT, at);
 	if (e && !locked && too_much_to_lock(pages)) {
 		(void)sm_os_pin_refused(ENOMEM, pages << sm_page_shift);
 		most = SM_REACH_PRESENT;

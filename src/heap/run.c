@@ -222,6 +222,24 @@ sm_run_shut(struct sm_region *r, size_t at)
 	sm_lock_release(&sm_pool_lock, SM_RANK_POOL);
 }
 
+int
+sm_run_reopen(struct sm_region *r, size_t at, struct sm_place *place)
+{
+	struct sm_run run = sm_run_at(r, at);
+	size_t page = sm_os_page_bytes();
+	struct sm_pool *p;
+	int e;
+
+	sm_lock_take(&sm_pool_lock, SM_RANK_POOL);
+	p = sm_pool_of(r, at);
+	sm_assert(run.used && run.back == 0);
+	e = open_pages(p, r->base + at * page, run.pages * page);
+	*place = (struct sm_place){ r, at, run.pages, run.elastic,
+		!(p->area.granted & SECMALLOC_GUARDED) };
+	sm_lock_release(&sm_pool_lock, SM_RANK_POOL);
+	return e;
+}
+
 void
 sm_run_put(struct sm_region *r, size_t at)
 {
