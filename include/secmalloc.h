@@ -4,39 +4,34 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * secmalloc hands out memory that is locked (never in swap), fenced by guard
- * pages, left out of core dumps, absent from forked children and, where the
- * kernel has memfd_secret(2), invisible to every reader but the process
- * itself.  A chunk can be sealed in place: its bytes become AEAD ciphertext,
- * and only this process can open it again.
+ * secmalloc hands out memory that is locked (never in swap), fenced by guard pages, left out of
+ * core dumps, absent from forked children and, where the kernel has memfd_secret(2), invisible to
+ * every reader but the process itself.  A chunk can be sealed in place: its bytes become AEAD
+ * ciphertext, and only this process can open it again.
  *
  * General rules, true of every call below unless it says otherwise:
  *
- *  - 0 or a pointer means success.  -1 or NULL means failure: errno is set,
- *    secmalloc_error() names the cause and the cure in one line, and nothing
- *    has changed.  Calls that succeed leave errno alone.
- *  - A mistake that means memory is corrupt (enum secmalloc_fault) is not an
- *    error but a fault: on_fault is called, one fixed sentence goes to
- *    stderr, the process aborts.  That path takes no lock and allocates
- *    nothing.
+ *  - 0 or a pointer means success.  -1 or NULL means failure: errno is set, secmalloc_error()
+ *    names the cause and the cure in one line, and nothing has changed.  Calls that succeed
+ *    leave errno alone.
+ *  - A mistake that means memory is corrupt (enum secmalloc_fault) is not an error but a fault:
+ *    on_fault is called, one fixed sentence goes to stderr, the process aborts.  That path takes
+ *    no lock and allocates nothing.
  *  - Every call is thread-safe, secmalloc_init and secmalloc_term excepted.
  *    None but secmalloc_purge may be called from a signal handler.
  *  - Checks come in this order: purged (ECANCELED), NULL or foreign pointer
  *    (EINVAL), locked (EACCES), the state of the chunk.
- *  - A child made by fork under SECMALLOC_FORK_WIPE has none of it: a pointer of
- *    the parent gives ECHILD for as long as the child lives (secmalloc_owns: 0),
- *    stats are as before init, and the child's first allocation starts the
- *    library anew with the parent's config, unless it calls secmalloc_init.
- *    Call nothing here between vfork(2) and exec.
- *  - Nothing happens outside the library's own memory unless asked for: no
- *    rlimit, dumpable flag, signal handler or environment variable is touched,
- *    and nothing runs when the library is loaded.  Initialisation registers
- *    pthread_atfork(3) handlers, once.
+ *  - A child made by fork under SECMALLOC_FORK_WIPE has none of it: a pointer of the parent gives
+ *    ECHILD for as long as the child lives (secmalloc_owns: 0), stats are as before init, and the
+ *    child's first allocation starts the library anew with the parent's config, unless it calls
+ *    secmalloc_init.  Call nothing here between vfork(2) and exec.
+ *  - Nothing happens outside the library's own memory unless asked for: no rlimit, dumpable flag,
+ *    signal handler or environment variable is touched, and nothing runs when the library is
+ *    loaded.  Initialisation registers pthread_atfork(3) handlers, once.
  *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
  *
- * Calls and fields marked "not yet" are declared so that programs can be
- * written against them; in this version they fail with ENOTSUP, whatever the
- * arguments.
+ * Calls and fields marked "not yet" are declared so that programs can be written against them;
+ * in this version they fail with ENOTSUP, whatever the arguments.
  */
 #ifndef SECMALLOC_H
 #define SECMALLOC_H
@@ -78,7 +73,7 @@ extern "C" {
 /** Flags of secmalloc_config.flags. */
 #define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own: see Placement */
 #define SECMALLOC_TRANSPARENT 0x02u  /* chunks open when touched; not yet */
-#define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key for speed; not yet */
+#define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key on its page, for speed */
 #define SECMALLOC_NO_THREAD 0x08u    /* no helper thread; this version never starts one */
 
 /** What a child made by fork gets: values of secmalloc_config.fork. */
@@ -151,8 +146,9 @@ struct secmalloc_config {
 	unsigned fork;
 	/** enum secmalloc_cipher; ENOTSUP where the build or the CPU lacks it. */
 	unsigned cipher;
-	/** Random bytes hashed into the key (OpenSSH shields keys with 16384).  0: 32.
-	 *  Other than 32: not yet. */
+	/** Random bytes hashed into the key, 32 to 1 MiB: a dump with a wrong bit in them is worth
+	 *  nothing (OpenSSH shields keys with 16384).  They are hashed for each operation: 0.1 µs
+	 *  for 32, 15 µs for 16384; with KEY_RESIDENT only once.  0: 32. */
 	size_t prekey_size;
 	/** How often the key's halves are re-randomised, at the next use of the key.  0: 500. */
 	unsigned resplit_ms;
@@ -162,7 +158,10 @@ struct secmalloc_config {
 	size_t clear_limit;
 	/** Transparent mode: where ciphertext is kept.  NULL: in memory.  Not yet. */
 	const char *store_dir;
-	/** Where the master key comes from.  NULL: random.  Not yet. */
+	/** Where the master key comes from (a token, a TPM, a keyring): fills in 32 bytes and answers
+	 *  0, or the errno value that secmalloc_init fails with (EIO for a negative one); must not
+	 *  call the library.  The AEAD key is BLAKE2b, keyed with its bytes, of 32 fresh random
+	 *  ones, so the same answer never makes the same key.  NULL: random. */
 	int (*key_provider)(unsigned char key[32], void *arg);
 	void *key_arg;
 	/** Called on a fault before the sentence is written and the process aborts, with the
@@ -204,8 +203,8 @@ struct secmalloc_stats {
 /**
  * secmalloc_init - map, guard, lock and touch the first pools, and make the key
  *
- * Call it early, while the process may still lock memory.  A program that never
- * calls it starts with the defaults at its first allocation.
+ * Call it while the process may still lock memory; else the first allocation starts with the
+ * defaults.
  *
  * Args:    c  what is wanted; NULL: every default.  Not kept: the caller may free it.
  * Returns: 0, or -1 with nothing left behind and errno
@@ -226,8 +225,8 @@ int secmalloc_init(const struct secmalloc_config *c);
 /**
  * secmalloc_term - wipe and unmap everything
  *
- * Chunks still live are wiped too and their number is kept in live_at_term.  Their
- * pointers are foreign from now on.  secmalloc_init may follow.
+ * Live chunks too; their number is kept in live_at_term, their pointers are foreign from now on.
+ * secmalloc_init may follow.
  *
  * Returns: 0, also when not running.
  * Threads: no other call meanwhile.
@@ -246,15 +245,14 @@ int secmalloc_term(void);
  * Quarantine.  What is freed rests, wiped, before its address is used again, so that a late
  * second free or write is still found: packed, for at least 256 more frees of its size class
  * (and in random order among some 64); isolated, without access, for at least 256 more
- * isolated frees and 1 MiB of them, oldest first.  Rest ends early when memory is not to be
- * had otherwise, and for isolated chunks when 256 MiB rest, or 1 MiB in later pools that
- * are not elastic.
+ * isolated frees and 1 MiB of them, and the oldest address is used again first.  Rest ends
+ * early when memory is not to be had otherwise, and for isolated chunks when 256 MiB rest, or
+ * 1 MiB in later pools that are not elastic.
  *
- * A guard in an elastic pool is a marker (MADV_GUARD_INSTALL, Linux 6.13) and costs no
- * mapping; elsewhere each costs two.  Guards use at most half of vm.max_map_count, and ranges
- * of locked pages in elastic pools a quarter; then it is ENOMEM with its name in the text.
- *
- * Threads.  Each thread keeps to one of 4 arenas, each with a lock of its own.
+ * Limits.  A guard in an elastic pool is a marker (MADV_GUARD_INSTALL, Linux 6.13) and costs
+ * no mapping; elsewhere each costs two.  Pools and guards split mappings up to half of
+ * vm.max_map_count, locked elastic pages up to a quarter; then it is ENOMEM with its name.
+ * Beyond 64 later pools they become larger.
  */
 
 /**
@@ -269,8 +267,7 @@ int secmalloc_term(void);
  *          and, when this first call starts the library, all that secmalloc_init gives.
  * Cost:    some 20 ns for a small chunk of an initial pool, as is its secfree; 3 µs each where
  *          an elastic page has to be locked and unlocked.  One size class has at most half of
- *          the initial pools while others can be elastic: raise pool_size where more than that
- *          is open at a time, or chunks of 2 KiB and more come and go quickly.
+ *          the initial pools: raise pool_size where chunks of 2 KiB and more come and go.
  */
 void *secmalloc(size_t size) SECMALLOC_ALLOC(1);
 
@@ -280,9 +277,8 @@ void *seccalloc(size_t nmemb, size_t size) SECMALLOC_ALLOC(1, 2);
 /**
  * secrealloc - change the size of a chunk, moving it if need be
  *
- * Bytes up to the smaller size are kept, grown bytes are zero, a place left behind is
- * wiped.  A sealed chunk stays sealed.  What secmalloc_protect set stays in force, and
- * alignment beyond 16 is kept only when the chunk does not move.
+ * Bytes up to the smaller size are kept, grown bytes are zero, a place left behind is wiped.  A
+ * sealed chunk stays sealed, a protected one protected; alignment beyond 16 may be lost.
  *
  * Args:    ptr   NULL: as secmalloc(size).  A bad pointer or a damaged canary is a fault, as in
  *                secfree.
@@ -308,63 +304,50 @@ void *secaligned_alloc(size_t alignment, size_t size) SECMALLOC_RESIZE(2);
 /**
  * secfree - wipe a chunk and give it back
  *
- * An open or closed chunk alike; NULL does nothing.  Faults: DOUBLE_FREE, INVALID_FREE,
- * OVERFLOW, UNDERFLOW.  Keeps errno.  In a child a parent's chunk is left alone.  Should the
- * kernel refuse access to the pages of a protected chunk, it stays live and secmalloc_error()
- * says so: give it SECMALLOC_READWRITE first where vm.max_map_count may be exhausted.
+ * Open or closed; NULL does nothing.  Faults: DOUBLE_FREE, INVALID_FREE, OVERFLOW, UNDERFLOW.
+ * Keeps errno.  In a child a parent's chunk is left alone.  Should the kernel refuse access to
+ * the pages of a protected chunk, it stays live and secmalloc_error() says so.
  */
 void secfree(void *ptr);
 
-/** secstrdup - a copy of the string s in a new chunk.  NULL: EINVAL; else as secmalloc. */
+/** secstrdup, secstrndup - a copy of s, of at most n bytes, and a NUL.  NULL: EINVAL. */
 char *secstrdup(const char *s);
-
-/** secstrndup - a copy of at most n bytes of s, and a NUL.  NULL: EINVAL; else as secmalloc. */
 char *secstrndup(const char *s, size_t n);
 
 /**
  * secmalloc_read_fd - bytes of a descriptor, straight into a new open chunk
  *
- * Reads until the end or until max bytes, never one more, whatever size the pieces come in.  A zero
- * byte follows them, which *len does not count; the chunk has *len + 1 bytes.  No byte is ever
- * anywhere else in the process.
+ * Reads until the end or max bytes, never one more.  A zero byte follows them, which *len does
+ * not count; the chunk has *len + 1 bytes.  No byte is ever anywhere else in the process.
  *
- * Args:    max  at least 1
- *          len  where the number of bytes goes; not NULL
- * Returns: the chunk, or NULL with errno, and what was read is wiped
- *          EINVAL  max is 0, or len NULL
- *          what read(2) says; EINTR is tried again
- *          and as secmalloc
- * Threads: no cancellation point, while it reads.
+ * Returns: the chunk, or NULL with errno: EINVAL (max is 0, or len NULL), what read(2) says
+ *          (EINTR is tried again), and as secmalloc; what was read is wiped.
+ * Threads: no cancellation point.
  */
 void *secmalloc_read_fd(int fd, size_t max, size_t *len);
 
 /**
  * secmalloc_read_passphrase - ask for a line at the terminal, echo off, into a new open chunk
  *
- * From /dev/tty; where there is none, from standard input, without a prompt.  The line comes without
- * its newline and with a zero byte behind it, in a chunk of max + 1 bytes.  A signal that stops or
- * ends the process takes its course once the terminal was put back, as with readpassphrase(3);
- * after SIGTSTP and SIGCONT the prompt comes again.
+ * Where there is no /dev/tty, from standard input without a prompt.  The line comes without its
+ * newline, a zero byte behind it, in a chunk of max + 1 bytes.  As with readpassphrase(3), a
+ * signal takes its course once the terminal was put back; after SIGTSTP the prompt comes again.
  *
- * Args:    max  the longest line, at least 1
  * Returns: the chunk, or NULL with errno
  *          EINVAL    max is 0, or prompt NULL
- *          EMSGSIZE  the line is longer: it was read to its end and dropped
+ *          EMSGSIZE  the line is longer than max: it was read to its end and dropped
  *          ENODATA   the end came before the first byte
  *          EINTR     a signal that the program handles came
- *          what read(2) says; and as secmalloc
- * Threads: handlers of SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN and
- *          SIGTTOU are replaced for as long; a second thread waits for the first.
+ *          what read(2) says, and as secmalloc
+ * Threads: the handlers of SIGALRM, HUP, INT, PIPE, QUIT, TERM, TSTP, TTIN and TTOU are replaced
+ *          for as long; a second thread waits for the first; no cancellation point.
  */
 char *secmalloc_read_passphrase(const char *prompt, size_t max);
 
 /** secmalloc_free_at - secfree of the pointer in this variable.  NULL there is fine. */
 void secmalloc_free_at(void *variable);
 
-/** SECMALLOC_SCOPED - of a pointer variable: its chunk is freed when it leaves scope.
- *
- *	SECMALLOC_SCOPED unsigned char *key = secmalloc(32);
- */
+/** SECMALLOC_SCOPED - of a pointer variable: its chunk is freed where the variable's scope ends */
 #if defined(__GNUC__)
 #define SECMALLOC_SCOPED __attribute__((cleanup(secmalloc_free_at)))
 #endif
@@ -372,8 +355,7 @@ void secmalloc_free_at(void *variable);
 /**
  * secmalloc_usable_size - exactly the size that was asked for
  *
- * Returns: the size; 0 for NULL; 0 with EINVAL for what is not the start of a live chunk
- *          (ECHILD: the parent's).  Works while locked and after purge.
+ * Returns: the size; 0 for NULL; 0 with EINVAL for what is no live chunk (ECHILD: the parent's).
  */
 size_t secmalloc_usable_size(const void *ptr);
 
@@ -383,10 +365,9 @@ int secmalloc_owns(const void *ptr);
 /**
  * secmalloc_protect - what the program may do with the pages of an isolated chunk
  *
- * Holds for the chunk open or closed; the library lifts it for its own work on the chunk
- * and restores it.  Should the kernel refuse to restore it (it never did), that call fails with
- * ENOMEM although its work is done, and the chunk is SECMALLOC_READWRITE from then on.
- * secrealloc keeps it.  A new chunk is SECMALLOC_READWRITE.
+ * Holds for the chunk open or closed; the library lifts it for its own work and restores it.
+ * Should the kernel refuse that, the call fails with ENOMEM although its work is done, and the
+ * chunk is SECMALLOC_READWRITE from then on.  secrealloc keeps it.
  *
  * Returns: 0, or -1 with errno
  *          EINVAL   NULL, foreign, interior or freed pointer; unknown access
@@ -406,13 +387,12 @@ void secmemzero(void *p, size_t n);
 /* --------------------------------------------------------------- sealing */
 
 /*
- * A closed chunk's bytes are AEAD ciphertext, under a nonce never used before with that
- * key; tag and nonce lie out of line.  The associated data binds address, size and
- * generation, so a flipped bit, two chunks swapped or older bytes put back are refused.
- *
- * A closed chunk may be read (ciphertext).  Writing it is tampering, found when it is
- * opened.  Touch content only while no other thread may close it: a write that overlaps a
- * close loses the chunk (EBADMSG), and its bytes may lie clear.
+ * A closed chunk's bytes are AEAD ciphertext, under a nonce never used before with that key; tag
+ * and nonce lie out of line.  The associated data binds address, size and generation, so a
+ * flipped bit, two chunks swapped or older bytes put back are refused.  A closed chunk may be
+ * read.  Writing it is tampering, found when it is opened.  Touch content only while no other
+ * thread may close it: a write that overlaps a close loses the chunk (EBADMSG), and its bytes
+ * may lie clear.
  */
 
 /**
@@ -453,13 +433,10 @@ int secmalloc_is_encrypted(const void *ptr);
 /**
  * secmalloc_hold - open a chunk and keep it open until it is released as often
  *
- * For threads that share a secret: between hold and release no secmalloc_encrypt, _encrypt_all
- * or secrealloc of another thread takes the bytes away (EBUSY there).  secfree of a held chunk
- * is a mistake, as it is of one in use, and ends the holds.
+ * Until then encrypt, encrypt_all and a moving secrealloc answer EBUSY, so threads can share it.
+ * secfree of a held chunk is a mistake, as of one in use, and ends the holds.
  *
- * Returns: 0, or -1 with errno
- *          EAGAIN   held 65,535 times already
- *          EBADMSG, ENOMEM, EINVAL, ECHILD, EACCES, ECANCELED as secmalloc_decrypt
+ * Returns: 0, or -1 with errno as secmalloc_decrypt; EAGAIN: held 65,535 times already
  */
 int secmalloc_hold(void *ptr);
 
@@ -468,10 +445,7 @@ int secmalloc_hold(void *ptr);
  *
  * The last one closes the chunk again if a hold opened it and no secmalloc_decrypt came since.
  *
- * Returns: 0, or -1 with errno
- *          EINVAL   not held; or as secmalloc_encrypt
- *          ENOMEM   it could not be made writable to close it (secmalloc_protect): it is open
- *          ECHILD, EACCES, ECANCELED as secmalloc_encrypt
+ * Returns: 0, or -1 with errno as secmalloc_encrypt; EINVAL: not held
  * Faults:  OVERFLOW, UNDERFLOW, where it closes the chunk
  */
 int secmalloc_release(void *ptr);
@@ -487,11 +461,7 @@ int secmalloc_lock(const void *material, size_t len);
 /** secmalloc_unlock - undo secmalloc_lock.  Not yet. */
 int secmalloc_unlock(const void *material, size_t len);
 
-/**
- * secmalloc_purge - destroy all keys and open chunks at once.
- *
- * Not yet: in this version it does nothing, and sets errno to ENOTSUP to say so.
- */
+/** secmalloc_purge - destroy all keys and open chunks.  Not yet: it only sets errno to ENOTSUP. */
 void secmalloc_purge(void);
 
 /* --------------------------------------------------------- what is going on */
@@ -499,8 +469,8 @@ void secmalloc_purge(void);
 /**
  * secmalloc_stats - fill in what both sides know, zero the rest of the caller's
  *
- * Before init and after term every field but struct_size and live_at_term is 0.  The
- * fields are read one by one while other threads work: each is true of some moment.
+ * Before init and after term every field but struct_size and live_at_term is 0.  Fields are read
+ * one by one while other threads work: each is true of some moment.
  *
  * Returns: 0, or -1 with EINVAL: s is NULL or its struct_size is less than a size_t.
  */

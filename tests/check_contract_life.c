@@ -242,32 +242,21 @@ START_TEST(fewer_max_pools_than_initial_pools_is_einval)
 }
 END_TEST
 
-static int
-provide(unsigned char key[32], void *arg)
-{
-	(void)arg;
-	memset(key, 7, 32);
-	return 0;
-}
-
 START_TEST(what_is_not_yet_is_enotsup)
 {
 	const struct secmalloc_config init = SECMALLOC_CONFIG_INIT;
-	struct secmalloc_config c[10];
+	struct secmalloc_config c[7];
 
-	for (size_t i = 0; i < 10; i++)
+	for (size_t i = 0; i < 7; i++)
 		c[i] = init;
 	c[0].fork = SECMALLOC_FORK_KEEP;
 	c[2].flags = SECMALLOC_TRANSPARENT;
-	c[3].flags = SECMALLOC_KEY_RESIDENT;
-	c[4].prekey_size = 16384;
-	c[5].reseal_ms = 1;
-	c[6].clear_limit = MIB;
-	c[7].store_dir = "/tmp";
-	c[8].key_provider = provide;
-	c[9].cipher = SECMALLOC_CIPHER_AEGIS256;
+	c[3].reseal_ms = 1;
+	c[4].clear_limit = MIB;
+	c[5].store_dir = "/tmp";
+	c[6].cipher = SECMALLOC_CIPHER_AEGIS256;
 	c[1].cipher = SECMALLOC_CIPHER_AEGIS128L;
-	for (size_t i = 0; i < 10; i++)
+	for (size_t i = 0; i < 7; i++)
 		assert_refused(&c[i], ENOTSUP);
 	c[0] = init;
 	c[0].flags = SECMALLOC_NO_THREAD;

@@ -67,26 +67,41 @@ END_TEST
 
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
-	struct secmalloc_config c[7];
-	static const char *const name[7] = { "TRANSPARENT", "KEY_RESIDENT", "FORK_KEEP", "prekey_size",
-		"reseal_ms", "clear_limit", "clear_limit" };
+	struct secmalloc_config c[5];
+	static const char *const name[5] = { "TRANSPARENT", "FORK_KEEP", "reseal_ms", "clear_limit",
+		"clear_limit" };
 	struct sm_config r;
 
-	for (int i = 0; i < 7; i++)
+	for (int i = 0; i < 5; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	c[0].flags = SECMALLOC_TRANSPARENT;
-	c[1].flags = SECMALLOC_KEY_RESIDENT;
-	c[2].fork = SECMALLOC_FORK_KEEP;
-	c[3].prekey_size = 16384;
-	c[4].reseal_ms = 1;
-	c[5].clear_limit = 1;
-	c[6].store_dir = "/tmp";
-	for (int i = 0; i < 7; i++) {
+	c[1].fork = SECMALLOC_FORK_KEEP;
+	c[2].reseal_ms = 1;
+	c[3].clear_limit = 1;
+	c[4].store_dir = "/tmp";
+	for (int i = 0; i < 5; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);
 		ck_assert_ptr_nonnull(strstr(sm_error_text(), name[i]));
 	}
-	c[3].prekey_size = 32;
-	ck_assert_int_eq(resolve(&c[3], &r), 0);
+}
+END_TEST
+
+START_TEST(a_prekey_has_32_bytes_to_1_MiB)
+{
+	static const size_t sizes[] = { 1, 31, ((size_t)1 << 20) + 1, SIZE_MAX };
+	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+	struct sm_config r;
+
+	for (size_t i = 0; i < 4; i++) {
+		c.prekey_size = sizes[i];
+		ck_assert_int_eq(resolve(&c, &r), EINVAL);
+		ck_assert_ptr_nonnull(strstr(sm_error_text(), "prekey_size"));
+	}
+	c.prekey_size = 1 << 20;
+	ck_assert_int_eq(resolve(&c, &r), 0);
+	c.prekey_size = 0;
+	ck_assert_int_eq(resolve(&c, &r), 0);
+	ck_assert_uint_eq(r.prekey_bytes, 32);
 }
 END_TEST
 
@@ -289,6 +304,7 @@ add_tests(TCase *t)
 	tcase_add_test(t, without_takes_a_bit_out_of_the_default_require);
 	tcase_add_test(t, pool_size_is_rounded_up_to_pages);
 	tcase_add_test(t, what_waits_for_later_is_ENOTSUP_and_named);
+	tcase_add_test(t, a_prekey_has_32_bytes_to_1_MiB);
 	tcase_add_test(t, a_newer_callers_struct_is_fine_while_its_tail_is_zero);
 	tcase_add_test(t, first_allocations_of_many_threads_start_the_library_once);
 	tcase_add_test(t, a_forked_child_starts_anew_with_the_parents_config);

@@ -149,7 +149,7 @@ END_TEST
 START_TEST(a_pool_is_added_when_the_others_are_full_and_goes_when_its_bytes_are_needed)
 {
 	struct secmalloc_stats before, after;
-	void *p[3], *large;
+	void *p[3], *large, *other;
 
 	start(8, 1, 3);
 	before = stats_now();
@@ -163,7 +163,8 @@ START_TEST(a_pool_is_added_when_the_others_are_full_and_goes_when_its_bytes_are_
 		secfree(p[i]);
 	trim();
 	ck_assert_uint_eq(stats_now().pools, 2); /* one empty one is kept */
-	MUST(secmalloc(SPAN(12)) != NULL);
+	other = secmalloc(SPAN(12));
+	MUST(other != NULL);
 	large = secmalloc(SPAN(12)); /* its bytes are needed now */
 	ck_assert_msg(large != NULL, "%s", secmalloc_error());
 	after = stats_now();
@@ -171,10 +172,11 @@ START_TEST(a_pool_is_added_when_the_others_are_full_and_goes_when_its_bytes_are_
 	ck_assert_uint_eq(after.pool_bytes, 32 * PAGE);
 	ck_assert_uint_eq(after.locked_bytes - before.locked_bytes, 24 * PAGE);
 	ck_assert_int_eq(find(p[0]), SM_FOUND);
-	for (size_t i = 1; i < 3; i++) {
-		ck_assert_int_eq(find(p[i]), SM_INTERIOR);
-		ck_assert(!readable(p[i]));
-	}
+	for (size_t i = 1; i < 3; i++)
+		if (p[i] != large && p[i] != other) {
+			ck_assert_int_eq(find(p[i]), SM_INTERIOR);
+			ck_assert(!readable(p[i]));
+		}
 	ck_assert(readable(large));
 }
 END_TEST
@@ -436,7 +438,7 @@ END_TEST
 
 START_TEST(an_open_page_lies_between_no_two_pools)
 {
-	start(4, 5, 0);
+	start(4, 5, 5);
 	for (size_t i = 0; i < 5; i++) {
 		const struct sm_pool *p = &sm_regions[0].pools[i];
 		struct spot s = spot_of(secmalloc(3 * PAGE));

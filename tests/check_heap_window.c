@@ -236,7 +236,7 @@ START_TEST(ranges_of_locked_pages_stay_under_a_quarter_of_max_map_count)
 	size_t n = 0;
 
 	map_limit = RANGES * 8;
-	start(4, 1, 0);
+	start(256, 1, 0);
 	while (n <= RANGES && (p[n] = secmalloc(20000)) != NULL)
 		n += record_of(p[n])->elastic;
 	ck_assert_uint_eq(n, RANGES);
@@ -258,7 +258,7 @@ START_TEST(no_munlock_splits_a_range_beyond_the_limit)
 	unsigned char *middle = NULL;
 	size_t n = 0;
 
-	map_limit = 16; /* two ranges, and four runs between guards that are mappings */
+	map_limit = 64; /* eight ranges, two pools */
 	start(64, 1, 0);
 	while (n < FILL && (p[n] = secmalloc(1000)) != NULL)
 		n++;
@@ -283,7 +283,7 @@ START_TEST(isolated_guards_in_elastic_pools_cost_no_mapping)
 	enum { N = 3000 };
 	static void *p[N];
 
-	c.pool_size = 4 * PAGE;
+	c.pool_size = 1024 * PAGE;
 	c.flags = SECMALLOC_ISOLATE;
 	map_limit = 400;
 	ck_assert_int_eq(secmalloc_init(&c), 0);

@@ -9,13 +9,14 @@
 /** struct step - one operation of the tape */
 struct step {
 	unsigned what;
+	unsigned kind; /* of kinds */
 	unsigned slot;
 	unsigned spot;
 	unsigned salt;
 	size_t size;
 };
 
-volatile size_t *model_progress;
+volatile struct model_notes *model_notes;
 int model_talks;
 
 /* ------------------------------------------------------------------ steps */
@@ -41,7 +42,7 @@ size_of(const unsigned char *b)
 static struct step
 step_of(const unsigned char *b)
 {
-	return (struct step){b[0], b[1] % MODEL_SLOTS, b[3] | (unsigned)b[4] << 8, b[5],
+	return (struct step){b[0], 0, b[1] % MODEL_SLOTS, b[3] | (unsigned)b[4] << 8, b[5],
 		size_of(b)};
 }
 
@@ -54,6 +55,32 @@ may_run_out(size_t size)
 	for (unsigned i = 0; i < MODEL_SLOTS; i++)
 		bytes += pieces[i].ptr ? pieces[i].size : 0;
 	return now.tight || bytes > ROOMY_BYTES;
+}
+
+/* Whether ENOMEM is an honest answer to a wish to open p: RLIMIT_MEMLOCK binds all but root. */
+static int
+may_not_lock(const struct piece *p)
+{
+	struct secmalloc_stats s = SECMALLOC_STATS_INIT;
+	struct rlimit r;
+
+	HOLDS(secmalloc_stats(&s) == 0 && getrlimit(RLIMIT_MEMLOCK, &r) == 0);
+	return geteuid() != 0 && r.rlim_cur != RLIM_INFINITY &&
+		s.locked_bytes + window_most(p) > r.rlim_cur;
+}
+
+static int
+is_alone(size_t size)
+{
+	return now.isolated || size > SHARED_MOST;
+}
+
+/* The step's kind was done, not passed over. */
+static void
+in_earnest(const struct step *s)
+{
+	if (model_notes)
+		model_notes->kinds |= UINT32_C(1) << s->kind;
 }
 
 /* The step's slot, or the next one in use; NULL if no chunk is live. */
@@ -82,6 +109,7 @@ do_free(struct step *s)
 	if (p) {
 		KEPT((secfree(p->ptr), 1));
 		gone(p);
+		in_earnest(s);
 	}
 }
 
@@ -98,6 +126,7 @@ do_scribble(struct step *s)
 		content[s->slot][i] = (unsigned char)(s->salt + now.operation * 29 + i * 7 +
 			(i >> 8) * 13 + 1);
 	memcpy(p->ptr + from, content[s->slot] + from, p->size - from);
+	in_earnest(s);
 }
 
 static void
@@ -110,8 +139,9 @@ admit(struct step *s, void *ptr, size_t align, int filled)
 		return;
 	}
 	HOLDS(errno == ENOTTY);
-	*p = (struct piece){ptr, s->size, align < 16 ? 16 : align, 0, SECMALLOC_READWRITE,
-		align > 16};
+	*p = (struct piece){ptr, s->size, align < 16 ? 16 : align, s->size, 0,
+		SECMALLOC_READWRITE, align > 16};
+	in_earnest(s);
 	if (!filled)
 		memset(content[s->slot], 0, s->size);
 	compare_neighbours(s->slot);
@@ -202,6 +232,9 @@ do_realloc(struct step *s)
 		memset(content[s->slot] + old.size, 0, s->size - old.size);
 	p->perhaps_alone |= old.access != SECMALLOC_READWRITE ||
 		(ptr == old.ptr && old.size > SHARED_MOST);
+	if (p->most < p->size || ptr != old.ptr)
+		p->most = p->size;
+	in_earnest(s);
 	if (ptr != old.ptr) {
 		now.ghost = (uintptr_t)old.ptr;
 		p->align = 16;
@@ -218,6 +251,8 @@ do_encrypt(struct step *s)
 	if (!p)
 		return;
 	KEPT(secmalloc_encrypt(p->ptr) == 0);
+	if (!p->sealed)
+		in_earnest(s);
 	p->sealed = 1;
 }
 
@@ -228,26 +263,41 @@ do_decrypt(struct step *s)
 
 	if (!p)
 		return;
+	if (p->sealed && may_not_lock(p)) {
+		p->sealed = secmalloc_decrypt(p->ptr) == 0 ? 0 : 1;
+		HOLDS(!p->sealed || errno == ENOMEM);
+		return;
+	}
 	KEPT(secmalloc_decrypt(p->ptr) == 0);
+	if (p->sealed)
+		in_earnest(s);
 	p->sealed = 0;
 }
 
 static void
 do_encrypt_all(struct step *s)
 {
-	(void)s;
 	KEPT(secmalloc_encrypt_all() == 0);
 	for (unsigned i = 0; i < MODEL_SLOTS; i++)
 		pieces[i].sealed = pieces[i].ptr != NULL;
+	in_earnest(s);
 }
 
 static void
 do_decrypt_all(struct step *s)
 {
-	(void)s;
-	KEPT(secmalloc_decrypt_all() == 0);
-	for (unsigned i = 0; i < MODEL_SLOTS; i++)
-		pieces[i].sealed = 0;
+	int refused;
+
+	errno = ENOTTY;
+	refused = secmalloc_decrypt_all();
+	HOLDS(errno == (refused ? ENOMEM : ENOTTY));
+	for (unsigned i = 0; i < MODEL_SLOTS; i++) {
+		if (!pieces[i].ptr || !pieces[i].sealed)
+			continue;
+		pieces[i].sealed = refused && secmalloc_is_encrypted(pieces[i].ptr) == 1;
+		HOLDS(!pieces[i].sealed || may_not_lock(&pieces[i]));
+	}
+	in_earnest(s);
 }
 
 static void
@@ -265,10 +315,12 @@ do_protect(struct step *s)
 	errno = ENOTTY;
 	e = secmalloc_protect(p->ptr, (enum secmalloc_access)access);
 	HOLDS(e == 0 ? errno == ENOTTY : e == -1 && errno == ENOTSUP);
-	HOLDS(p->size <= SHARED_MOST || e == 0);
-	HOLDS(p->size > SHARED_MOST || p->perhaps_alone || e == -1);
-	if (e == 0)
-		p->access = access;
+	HOLDS(!is_alone(p->size) || e == 0);
+	HOLDS(is_alone(p->size) || p->perhaps_alone || e == -1);
+	if (e != 0)
+		return;
+	p->access = access;
+	in_earnest(s);
 }
 
 static void
@@ -277,7 +329,8 @@ do_tamper(struct step *s)
 	struct piece *p = pick(s);
 	unsigned char *victim;
 
-	if (!p || !p->sealed || p->access != SECMALLOC_READWRITE || p->size == 0)
+	if (!p || !p->sealed || p->access != SECMALLOC_READWRITE || p->size == 0 ||
+		may_not_lock(p))
 		return;
 	victim = p->ptr + s->spot % p->size;
 	*victim ^= (unsigned char)(1u << s->salt % 8);
@@ -289,6 +342,7 @@ do_tamper(struct step *s)
 	now.tampered++;
 	HOLDS(memcmp(scratch, p->ptr, p->size) == 0);
 	*victim ^= (unsigned char)(1u << s->salt % 8);
+	in_earnest(s);
 }
 
 static void
@@ -313,6 +367,7 @@ do_ask_strangers(struct step *s)
 		if ((uintptr_t)pieces[i].ptr == now.ghost)
 			return;
 	is_strange((void *)now.ghost);
+	in_earnest(s);
 }
 
 /* ---------------------------------------------------------------- running */
@@ -321,8 +376,10 @@ static void
 start(unsigned salt)
 {
 	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+	struct secmalloc_stats s = SECMALLOC_STATS_INIT;
 
 	now.tight = (salt & 2) != 0;
+	now.isolated = (salt & 16) != 0;
 	now.tampered = now.high_water = 0;
 	if (salt & 1)
 		c.cipher = SECMALLOC_CIPHER_XCHACHA20POLY1305;
@@ -332,8 +389,14 @@ start(unsigned salt)
 	}
 	if (salt & 4)
 		c.without = SECMALLOC_HIDDEN;
+	if (now.isolated)
+		c.flags = SECMALLOC_ISOLATE;
+	if (salt & 32)
+		c.pool_size = (size_t)16 * 1024;
 	c.on_fault = on_fault;
 	KEPT(secmalloc_init(&c) == 0);
+	KEPT(secmalloc_stats(&s) == 0);
+	now.locked = s.locked_bytes;
 }
 
 static void
@@ -346,7 +409,7 @@ stop(void)
 		chunks += pieces[i].ptr != NULL;
 	KEPT(secmalloc_term() == 0);
 	KEPT(secmalloc_stats(&s) == 0);
-	HOLDS(s.live_at_term == chunks && s.chunks == 0 && s.bytes == 0);
+	HOLDS(s.live_at_term == chunks && s.chunks == 0 && s.bytes == 0 && s.locked_bytes == 0);
 	memset(pieces, 0, sizeof(pieces));
 }
 
@@ -371,26 +434,38 @@ static const struct {
 	{"strangers", do_ask_strangers, 1},
 };
 
+enum { RESTART = sizeof(kinds) / sizeof(kinds[0]) };
+
+const uint32_t model_kinds = (UINT32_C(2) << RESTART) - 1;
+
+static void
+do_restart(struct step *s)
+{
+	s->kind = RESTART;
+	now.name = "restart";
+	if (model_talks)
+		fprintf(stderr, "%zu: restart as %u\n", now.operation, s->salt % 64);
+	stop();
+	start(s->salt);
+	in_earnest(s);
+}
+
 static void
 do_step(struct step *s)
 {
-	unsigned kind = 0, share = s->what % 32;
+	unsigned share = s->what % 32;
 
-	now.name = "restart";
 	if (s->what == 255 && s->spot % 4 == 0) {
-		if (model_talks)
-			fprintf(stderr, "%zu: restart as %u\n", now.operation, s->salt % 8);
-		stop();
-		start(s->salt);
+		do_restart(s);
 		return;
 	}
-	while (share >= kinds[kind].share)
-		share -= kinds[kind++].share;
-	now.name = kinds[kind].name;
+	while (share >= kinds[s->kind].share)
+		share -= kinds[s->kind++].share;
+	now.name = kinds[s->kind].name;
 	if (model_talks)
 		fprintf(stderr, "%zu: %s, slot %u, size %zu, salt %u\n", now.operation, now.name,
 			s->slot, s->size, s->salt);
-	kinds[kind].body(s);
+	kinds[s->kind].body(s);
 	compare_access(s->slot);
 }
 
@@ -408,15 +483,15 @@ model_run(const unsigned char *tape, size_t bytes, uint64_t seed)
 	for (; (now.operation + 1) * MODEL_STEP_BYTES <= bytes; now.operation++) {
 		struct step s = step_of(tape + now.operation * MODEL_STEP_BYTES);
 
-		if (model_progress)
-			*model_progress = now.operation;
+		if (model_notes)
+			model_notes->operation = now.operation;
 		do_step(&s);
 		compare_all();
 	}
 	now.name = "end";
 	if (seed & 8)
 		for (unsigned i = 0; i < MODEL_SLOTS; i++)
-			do_free(&(struct step){0, i, 0, 0, 0});
+			do_free(&(struct step){.slot = i});
 	compare_all();
 	stop();
 }

@@ -25,8 +25,17 @@ enum {
 	MODEL_STEP_BYTES = 6
 };
 
-/** model_progress - where the number of the operation under way is noted; from 0 */
-extern volatile size_t *model_progress;
+/** struct model_notes - how far a run has come, for whoever outlives it */
+struct model_notes {
+	size_t operation; /* under way, from 0 */
+	uint32_t kinds;	  /* a bit for each kind of operation that was done in earnest */
+};
+
+/** model_notes - where that is noted; NULL: nowhere */
+extern volatile struct model_notes *model_notes;
+
+/** model_kinds - what `kinds` is when nothing was left out */
+extern const uint32_t model_kinds;
 
 /** model_talks - whether each operation is told on stderr before it is done */
 extern int model_talks;
@@ -37,10 +46,16 @@ extern int model_talks;
  * A deviation tells seed and operation on stderr and aborts; so does a fault of the library.
  * What is left of a tape after its last whole operation is ignored.
  *
- * Args:    seed  told with a deviation; bit 0 starts with XChaCha20, bit 1 with three small
- *                pools, bit 2 without hidden memory, bit 3 frees every chunk in the end
+ * Args:    seed  told with a deviation; bit 0 starts with XChaCha20, bit 1 with room for three
+ *                small pools, bit 2 without hidden memory, bit 3 frees every chunk in the end,
+ *                bit 4 isolates every chunk, bit 5 starts with a pool of 16 KiB, so that most
+ *                chunks live in elastic ones
  * Threads: one, and nobody else may use the library meanwhile.
  */
 void model_run(const unsigned char *tape, size_t bytes, uint64_t seed);
+
+/** LLVMFuzzerTestOneInput - model_run as fuzzers and the corpus do it; the length is the seed.
+ *  In fuzz_model.c; the name is libFuzzer's.  Returns: 0. */
+int LLVMFuzzerTestOneInput(const uint8_t *tape, size_t bytes);
 
 #endif /* TESTS_MODEL_H */

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "secmalloc.h"
@@ -48,6 +49,7 @@ struct piece {
 	unsigned char *ptr; /* NULL: the slot is empty */
 	size_t size;
 	size_t align;
+	size_t most; /* the largest it has been at this place */
 	int sealed;
 	int access;
 	int perhaps_alone; /* small, and the promise leaves open whether on pages of its own */
@@ -61,7 +63,9 @@ static struct {
 	size_t operation;
 	const char *name;
 	int tight;
+	int isolated;
 	int blind;           /* valgrind takes a try at the pages' access for a mistake */
+	uint64_t locked;     /* bytes, when no chunk was live */
 	uint64_t tampered;
 	uint64_t high_water; /* at least */
 	uintptr_t ghost;     /* a place that was given back */
@@ -158,6 +162,28 @@ compare_piece(unsigned slot)
 		differs(slot, "sealed, yet clear");
 }
 
+/* The most that an open chunk locks: of its size class or its run, and an end on both sides. */
+static inline uint64_t
+window_most(const struct piece *p)
+{
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return (p->most + p->most / 4 + p->align + 64) / page * page + 2 * page;
+}
+
+/* Only pages that an open chunk lies on are locked beyond what init has locked. */
+static inline void
+compare_locked(uint64_t locked)
+{
+	uint64_t most = now.locked;
+
+	for (unsigned i = 0; i < MODEL_SLOTS; i++)
+		if (pieces[i].ptr && !pieces[i].sealed)
+			most += window_most(&pieces[i]);
+	HOLDS(locked >= now.locked);
+	HOLDS(locked <= most);
+}
+
 static inline void
 compare_all(void)
 {
@@ -183,6 +209,7 @@ compare_all(void)
 	HOLDS(s.bytes_clear == clear);
 	HOLDS(s.bytes_high_water >= now.high_water);
 	HOLDS(s.tampered == now.tampered);
+	compare_locked(s.locked_bytes);
 }
 
 static inline void

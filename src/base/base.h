@@ -12,6 +12,7 @@
 
 #define SM_COLD __attribute__((cold, noinline))
 #define SM_NOINLINE __attribute__((noinline))
+#define SM_INLINE static inline __attribute__((always_inline))
 #define SM_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define SM_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SM_TLS _Thread_local __attribute__((tls_model("initial-exec")))
@@ -54,6 +55,7 @@ void sm_wipe_traces(void);
 
 /** SM_GAP - in a function marked SM_NOINLINE: a frame that keeps its callees' stack lower down */
 #define SM_GAP unsigned char sm_gap[256]
+#define SM_GAP_DEEP unsigned char sm_gap[512] /* what a call further down is to wipe later */
 #define SM_GAP_OPEN() __asm__ volatile("" ::"r"(sm_gap) : "memory")
 #define SM_GAP_CLOSE() SM_GAP_OPEN() /* after the call, so that it is no tail call */
 
@@ -147,6 +149,10 @@ struct sm_config {
 	unsigned require;       /* protections; disjoint from without */
 	unsigned without;
 	unsigned cipher; /* enum secmalloc_cipher as asked, AUTO allowed */
+	bool key_resident;      /* the expanded key stays on its page */
+	size_t prekey_bytes;    /* 32 to 1 MiB */
+	int (*key_provider)(unsigned char key[32], void *arg); /* NULL: random */
+	void *key_arg;
 	unsigned resplit_ms;
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;

@@ -12,4 +12,5 @@ sm_config_check(const struct sm_config *c)
 	sm_assert(c->initial_pools >= 1 && c->max_pools >= c->initial_pools);
 	sm_assert((c->require & c->without) == 0);
 	sm_assert(c->resplit_ms != 0);
+	sm_assert(c->prekey_bytes >= 32);
 }

@@ -71,6 +71,12 @@ secmalloc_term(void)
 
 /* ---------------------------------------------------------------- memory */
 
+static SM_COLD void *
+refuse(int e, int kept)
+{
+	return answer_ptr(e, kept, NULL);
+}
+
 static inline void *
 alloc(size_t size, size_t align)
 {
@@ -82,7 +88,7 @@ alloc(size_t size, size_t align)
 	if (SM_LIKELY(got.e == 0))
 		got = sm_seal_alloc(size, align);
 	if (!SM_LIKELY(got.e == 0))
-		return answer_ptr(got.e, kept, NULL);
+		return refuse(got.e, kept);
 	errno = kept;
 	return got.ptr;
 }
@@ -151,13 +157,14 @@ secfree(void *ptr)
 static char *
 duplicate(const char *s, size_t n)
 {
-	char *copy = alloc(n + 1, 1);
+	struct sm_got got = { NULL, 0 };
+	int kept = errno;
 
-	if (copy) {
-		memcpy(copy, s, n);
-		sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
-	}
-	return copy;
+	if (!sm_life_runs())
+		got.e = sm_life_start();
+	if (got.e == 0)
+		got = sm_seal_copy(s, n);
+	return answer_ptr(got.e, kept, got.ptr);
 }
 
 static char *

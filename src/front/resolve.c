@@ -13,8 +13,9 @@ enum {
 		SECMALLOC_FORKSAFE,
 	ALL_FLAGS = SECMALLOC_ISOLATE | SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT |
 		SECMALLOC_NO_THREAD,
-	LATER_FLAGS = SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT,
-	DEFAULT_PREKEY_BYTES = 32,
+	LATER_FLAGS = SECMALLOC_TRANSPARENT,
+	LEAST_PREKEY_BYTES = 32,
+	MOST_PREKEY_BYTES = 1 << 20,
 	DEFAULT_RESPLIT_MS = 500
 };
 
@@ -66,6 +67,10 @@ check_sizes(const struct secmalloc_config *c)
 	if (c->max_pools && c->max_pools < (c->initial_pools ? c->initial_pools : 1))
 		return sm_fail(EINVAL, "max_pools %u is less than initial_pools %u: raise it",
 			c->max_pools, c->initial_pools);
+	if (c->prekey_size && (c->prekey_size < LEAST_PREKEY_BYTES ||
+				      c->prekey_size > MOST_PREKEY_BYTES))
+		return sm_fail(EINVAL, "prekey_size %zu is out of range: use %d to %d bytes",
+			c->prekey_size, LEAST_PREKEY_BYTES, MOST_PREKEY_BYTES);
 	return 0;
 }
 
@@ -76,17 +81,13 @@ check_later(const struct secmalloc_config *c)
 	const char *name = NULL;
 
 	if (c->flags & LATER_FLAGS)
-		name = "flags TRANSPARENT and KEY_RESIDENT";
+		name = "flag TRANSPARENT";
 	else if (c->fork == SECMALLOC_FORK_KEEP)
 		name = "SECMALLOC_FORK_KEEP";
-	else if (c->prekey_size && c->prekey_size != DEFAULT_PREKEY_BYTES)
-		name = "prekey_size";
 	else if (c->reseal_ms)
 		name = "reseal_ms";
 	else if (c->clear_limit || c->store_dir)
 		name = "clear_limit and store_dir (transparent mode)";
-	else if (c->key_provider)
-		name = "key_provider";
 	if (name)
 		return sm_fail(ENOTSUP, "%s: not in version %s, leave it out", name,
 			SECMALLOC_VERSION);
@@ -113,6 +114,10 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->without = asked->without;
 	out->require = asked->require ? asked->require : DEFAULT_PROTECTIONS & ~asked->without;
 	out->cipher = asked->cipher;
+	out->key_resident = asked->flags & SECMALLOC_KEY_RESIDENT;
+	out->prekey_bytes = asked->prekey_size ? asked->prekey_size : LEAST_PREKEY_BYTES;
+	out->key_provider = asked->key_provider;
+	out->key_arg = asked->key_arg;
 	out->resplit_ms = asked->resplit_ms ? asked->resplit_ms : DEFAULT_RESPLIT_MS;
 	out->on_fault = asked->on_fault;
 	out->fault_arg = asked->fault_arg;

@@ -1,4 +1,4 @@
-#include "heap/inside.h"
+#include "heap/canary.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -22,7 +22,7 @@ struct arena {
 
 static struct arena arenas[SM_ARENAS];
 static _Atomic unsigned threads;
-static SM_TLS unsigned mine; /* the calling thread's arena, + 1; 0: none yet */
+static SM_TLS struct arena *mine; /* the calling thread's; NULL: none yet */
 
 _Static_assert(RANDOM_BYTES > 2 * randombytes_SEEDBYTES, "a seed and then some");
 _Static_assert(SM_CLASSES <= 64, "a bit each");
@@ -49,15 +49,26 @@ sm_arena_start(void)
 	return 0;
 }
 
+static SM_COLD struct arena *
+choose_arena(void)
+{
+	return mine = &arenas[atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) %
+		SM_ARENAS];
+}
+
+static inline struct arena *
+my_arena(void)
+{
+	return SM_LIKELY(mine != NULL) ? mine : choose_arena();
+}
+
 unsigned
 sm_arena_mine(void)
 {
-	if (!SM_LIKELY(mine))
-		mine = 1 + atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % SM_ARENAS;
-	return mine - 1;
+	return (unsigned)(my_arena() - arenas);
 }
 
-static uint32_t
+static inline uint32_t
 random_below(struct arena *a, uint32_t n)
 {
 	uint16_t r;
@@ -73,22 +84,22 @@ random_below(struct arena *a, uint32_t n)
 
 /* ------------------------------------------------------------------ tally */
 
-static void
-tally_grow(struct sm_tally *t, uint64_t bytes)
+/* The most is noted when it becomes less, or is asked for; what is discarded never counts. */
+static inline void
+tally_note(struct sm_tally *t)
 {
-	t->bytes += bytes;
 	if (t->bytes > t->most)
 		t->most = t->bytes;
 }
 
-static void
+static inline void
 tally_come(struct sm_tally *t, uint64_t bytes)
 {
 	t->chunks++;
-	tally_grow(t, bytes);
+	t->bytes += bytes;
 }
 
-static void
+static inline void
 tally_go(struct sm_tally *t, uint64_t bytes)
 {
 	sm_check(t->chunks > 0 && t->bytes >= bytes);
@@ -97,12 +108,14 @@ tally_go(struct sm_tally *t, uint64_t bytes)
 }
 
 void
-sm_arena_count(unsigned arena, size_t bytes, bool comes)
+sm_arena_count(unsigned arena, size_t bytes, enum sm_turn turn)
 {
 	struct arena *a = &arenas[arena];
 
 	sm_lock_take(&a->lock, SM_RANK_ARENA);
-	if (comes)
+	if (turn == SM_GOES)
+		tally_note(&a->tally);
+	if (turn == SM_COMES)
 		tally_come(&a->tally, bytes);
 	else
 		tally_go(&a->tally, bytes);
@@ -115,8 +128,8 @@ sm_arena_resize(unsigned arena, size_t from, size_t to)
 	struct arena *a = &arenas[arena];
 
 	sm_lock_take(&a->lock, SM_RANK_ARENA);
-	a->tally.bytes -= from;
-	tally_grow(&a->tally, to);
+	tally_note(&a->tally);
+	a->tally.bytes += to - from;
 	sm_lock_release(&a->lock, SM_RANK_ARENA);
 }
 
@@ -128,6 +141,7 @@ sm_heap_tally(struct sm_tally *t)
 		struct arena *a = &arenas[i];
 
 		sm_lock_take(&a->lock, SM_RANK_ARENA);
+		tally_note(&a->tally);
 		t->chunks += a->tally.chunks;
 		t->bytes += a->tally.bytes;
 		t->most += a->tally.most;
@@ -137,13 +151,27 @@ sm_heap_tally(struct sm_tally *t)
 
 /* ------------------------------------------------------------- quarantine */
 
+/* Its lines will be in the cache when they are wanted. */
+static inline void
+fetch(struct sm_slot slot)
+{
+	const unsigned char *bytes =
+		slot.slab->base + (size_t)slot.at * sm_classes[slot.slab->class].stride;
+
+	__builtin_prefetch(slot.slab->records + slot.at, 1);
+	__builtin_prefetch(bytes + SM_CANARY_BYTES, 1);
+	__builtin_prefetch(bytes + LINE_BYTES, 1);
+}
+
 /* Returns: who has rested long enough, or none. */
 static inline struct sm_slot
 rest(struct arena *a, struct sm_bin *b, struct sm_slot slot)
 {
-	struct sm_slot *place = &b->mixed[random_below(a, SM_MIXED)], former = *place, *end, out;
+	struct sm_slot *place = &b->mixed[b->place], former = *place, *end, out;
 
 	*place = slot;
+	b->place = random_below(a, SM_MIXED);
+	__builtin_prefetch(&b->mixed[b->place], 1);
 	if (!former.slab)
 		return former;
 	end = &b->queue[(b->head + b->n) % SM_REST_LEAST];
@@ -154,6 +182,7 @@ rest(struct arena *a, struct sm_bin *b, struct sm_slot slot)
 		return (struct sm_slot){ NULL, 0 };
 	}
 	b->head++; /* the oldest was where the newest is now */
+	fetch(b->queue[b->head % SM_REST_LEAST]);
 	return out;
 }
 
@@ -235,7 +264,7 @@ fill_bin(struct arena *a, unsigned class, enum sm_reach reach, bool greedy)
 	return reach == SM_REACH_LOCKED ? NULL : b->partial[1];
 }
 
-static inline struct sm_slot
+SM_INLINE struct sm_slot
 take(struct arena *a, unsigned class, size_t size, enum sm_reach reach, bool greedy)
 {
 	struct sm_bin *b = &a->bins[class];
@@ -275,7 +304,7 @@ static SM_COLD struct sm_slot
 take_hard(unsigned class, size_t size, bool locked)
 {
 	enum sm_reach most = locked ? SM_REACH_LOCKED : SM_REACH_NEW;
-	struct arena *a = &arenas[sm_arena_mine()];
+	struct arena *a = my_arena();
 	struct sm_slot slot = take_anywhere(class, size, SM_REACH_NONE);
 
 	if (!slot.slab && !locked)
@@ -297,13 +326,25 @@ take_hard(unsigned class, size_t size, bool locked)
 	return slot;
 }
 
+/* Strides are multiples of 16. */
+static inline bool
+slot_is_zero(const unsigned char *p, size_t n)
+{
+	uint64_t any = 0, two[2];
+
+	for (; n > 0; n -= sizeof(two), p += sizeof(two)) {
+		memcpy(two, p, sizeof(two));
+		any |= two[0] | two[1];
+	}
+	return any == 0;
+}
+
 struct sm_made
 sm_packed_alloc(size_t size, size_t align, bool locked)
 {
 	unsigned class = sm_class_of(size + align - SM_ALIGN_BYTES);
 	uint32_t stride = sm_classes[class].stride;
-	struct sm_slot s =
-		take(&arenas[sm_arena_mine()], class, size, SM_REACH_LOCKED, false);
+	struct sm_slot s = take(my_arena(), class, size, SM_REACH_LOCKED, false);
 	unsigned char *first, *at;
 	struct sm_chunk *c;
 
@@ -313,7 +354,8 @@ sm_packed_alloc(size_t size, size_t align, bool locked)
 		return (struct sm_made){ NULL, ENOMEM };
 	first = s.slab->base + SM_ALIGN_BYTES + (size_t)s.at * stride;
 	at = (unsigned char *)sm_round_up((uintptr_t)first, align);
-	sm_assert_zero(first - SM_CANARY_BYTES, stride, at);
+	if (!SM_LIKELY(slot_is_zero(first - SM_CANARY_BYTES, stride)))
+		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, at);
 	c = s.slab->records + s.at;
 	c->own_pages = 0;
 	c->class = (uint8_t)class;
@@ -321,36 +363,27 @@ sm_packed_alloc(size_t size, size_t align, bool locked)
 	c->elastic = s.slab->elastic;
 	c->offset = (uint16_t)(at - first);
 	sm_chunk_begin(c, at, size);
+	if (!SM_LIKELY(!s.slab->elastic))
+		return sm_heap_pinned((struct sm_made){ c, 0 }, size, align, false);
 	return (struct sm_made){ c, 0 };
-}
-
-/* Who has rested is the next to be used: its lines are in the cache when they are wanted. */
-static inline void
-make_ready(struct sm_bin *b, struct sm_slot slot, unsigned class)
-{
-	const unsigned char *bytes = slot.slab->base + (size_t)slot.at * sm_classes[class].stride;
-
-	b->ready = slot;
-	__builtin_prefetch(slot.slab->records + slot.at, 1);
-	__builtin_prefetch(bytes + SM_CANARY_BYTES, 1);
-	__builtin_prefetch(bytes + LINE_BYTES, 1);
 }
 
 void
 sm_packed_free(struct sm_slab *s, struct sm_chunk *c)
 {
-	struct arena *a = &arenas[c->arena];
-	struct sm_bin *b = &a->bins[c->class];
+	struct arena *a = &arenas[s->arena];
+	struct sm_bin *b = s->bin;
 	struct sm_slot rested;
 
 	sm_lock_take(&a->lock, SM_RANK_ARENA);
+	tally_note(&a->tally);
 	tally_go(&a->tally, c->size);
 	rested = rest(a, b, (struct sm_slot){ s, (uint32_t)(c - s->records) });
 	if (SM_LIKELY(rested.slab != NULL)) {
 		if (b->ready.slab || rested.slab->elastic)
 			sm_slab_put(b, rested);
 		else
-			make_ready(b, rested, c->class);
+			b->ready = rested;
 	}
 	sm_lock_release(&a->lock, SM_RANK_ARENA);
 }

@@ -1,4 +1,4 @@
-#include "heap/inside.h"
+#include "heap/canary.h"
 
 #include <errno.h>
 #include <string.h>
@@ -131,6 +131,15 @@ slab_of(const struct sm_chunk *c)
 	return &r->slabs[page - sm_run_at(r, page).back];
 }
 
+static void
+pages_of(const struct sm_spot *s, size_t *first, size_t *pages)
+{
+	size_t from = (size_t)(s->start - s->region->base) >> sm_page_shift;
+
+	*first = from;
+	*pages = ((size_t)(s->end - 1 - s->region->base) >> sm_page_shift) - from + 1;
+}
+
 /* Nobody has seen its address: it need not rest. */
 static void
 discard(struct sm_chunk *c)
@@ -140,44 +149,38 @@ discard(struct sm_chunk *c)
 		sm_large_free(c, false);
 	else
 		sm_packed_discard(slab_of(c), c);
-	atomic_store_explicit(&c->at, 0, memory_order_relaxed);
 }
 
 /* An elastic page that cannot be locked is no reason to fail while a locked one is free. */
-static SM_COLD struct sm_made
-place_locked(struct sm_made m, size_t size, size_t align, bool own_pages)
+struct sm_made
+sm_heap_pinned(struct sm_made m, size_t size, size_t align, bool own_pages)
 {
-	struct sm_spot s = sm_spot_of(m.c);
+	size_t first, pages, bytes;
+	struct sm_spot s;
+
+	if (m.e || sm_heap_pin(m.c) == 0)
+		return m;
+	s = sm_spot_of(m.c);
+	pages_of(&s, &first, &pages);
+	bytes = pages << sm_page_shift;
 
 	discard(m.c);
 	m = place(size, align, own_pages, true);
 	if (m.e)
-		m.e = sm_window_explain((size_t)(s.end - s.start));
+		m.e = sm_window_explain(bytes);
 	return m;
 }
 
 struct sm_made
 sm_heap_alloc(size_t size, size_t align, bool own_pages)
 {
-	struct sm_made m;
-
 	sm_check(align >= SM_ALIGN_BYTES && align <= sm_os_page_bytes());
 	if (!SM_LIKELY(size <= PTRDIFF_MAX / 4))
 		return (struct sm_made){ NULL, sm_fail(ENOMEM, "%zu bytes are more than any "
 				"address space has", size) };
-	m = place(size, align, own_pages, false);
-	if (SM_LIKELY(m.e == 0) && sm_heap_pin(m.c))
-		return place_locked(m, size, align, own_pages);
-	return m;
-}
-
-static void
-pages_of(const struct sm_spot *s, size_t *first, size_t *pages)
-{
-	size_t from = (size_t)(s->start - s->region->base) >> sm_page_shift;
-
-	*first = from;
-	*pages = ((size_t)(s->end - 1 - s->region->base) >> sm_page_shift) - from + 1;
+	if (SM_LIKELY(!own_pages && size + align - SM_ALIGN_BYTES <= SM_PACKED_MOST_BYTES))
+		return sm_packed_alloc(size, align, false);
+	return sm_heap_pinned(sm_large_alloc(size, align, false), size, align, own_pages);
 }
 
 int
@@ -212,6 +215,18 @@ free_large(struct sm_chunk *c, void *ptr, bool pinned)
 	sm_large_free(c, true);
 }
 
+/* Strides are multiples of 16; a call of memset costs more than the few stores of a small one. */
+static inline void
+wipe_slot(unsigned char *p, size_t n)
+{
+	if (!SM_LIKELY(n <= 8 * SM_ALIGN_BYTES)) {
+		sm_wipe(p, n);
+		return;
+	}
+	for (; n > 0; n -= SM_ALIGN_BYTES, p += SM_ALIGN_BYTES)
+		sm_wipe(p, SM_ALIGN_BYTES);
+}
+
 void
 sm_heap_free(struct sm_chunk *c, void *ptr, bool pinned)
 {
@@ -221,7 +236,7 @@ sm_heap_free(struct sm_chunk *c, void *ptr, bool pinned)
 		free_large(c, ptr, pinned);
 		return;
 	}
-	sm_wipe(start, sm_classes[c->class].stride);
+	wipe_slot(start, sm_classes[c->class].stride);
 	if (pinned)
 		sm_heap_unpin(c);
 	atomic_store_explicit(&c->life, SM_LIFE_RESTING, memory_order_release);
@@ -238,11 +253,37 @@ run_stands(const struct sm_region *r, size_t first, const struct sm_run *run)
 		head.pages == run->pages && head.back == 0;
 }
 
+/* Strides are such that there is a record for every slot that an offset can name. */
+static inline size_t
+slot_at(unsigned class, size_t off)
+{
+	return (uint64_t)(off - SM_ALIGN_BYTES) * sm_classes[class].magic >> SM_MAGIC_SHIFT;
+}
+
 /* NULL: nothing starts there. */
+static SM_COLD struct sm_chunk *
+chunk_of(const struct sm_region *r, const void *ptr, size_t page, struct sm_run run)
+{
+	size_t first = page - run.back, slot = 0;
+	size_t off = (uintptr_t)ptr - (uintptr_t)(r->base + (first << sm_page_shift));
+	struct sm_chunk *c;
+
+	if ((run.kind != SM_KIND_SLAB && run.kind != SM_KIND_LARGE) || off < SM_CANARY_BYTES)
+		return NULL;
+	if (!run.used && !run_stands(r, first, &run))
+		return NULL;
+	if (run.kind == SM_KIND_SLAB && off < SM_ALIGN_BYTES)
+		return NULL;
+	if (run.kind == SM_KIND_SLAB)
+		slot = slot_at(run.class, off);
+	c = &r->records[first * sm_records_per_page() + slot];
+	return sm_heap_at(c) == (uintptr_t)ptr ? c : NULL;
+}
+
 static inline struct sm_chunk *
 chunk_at(const struct sm_region *r, const void *ptr)
 {
-	size_t page = ((uintptr_t)ptr - (uintptr_t)r->base) >> sm_page_shift, first, off, slot = 0;
+	size_t page = ((uintptr_t)ptr - (uintptr_t)r->base) >> sm_page_shift, first, off;
 	struct sm_chunk *c;
 	struct sm_run run;
 
@@ -251,16 +292,9 @@ chunk_at(const struct sm_region *r, const void *ptr)
 	run = sm_run_at(r, page);
 	first = page - run.back;
 	off = (uintptr_t)ptr - (uintptr_t)(r->base + (first << sm_page_shift));
-	if (SM_LIKELY(run.kind == SM_KIND_SLAB))
-		slot = (uint64_t)(off - SM_ALIGN_BYTES) * sm_classes[run.class].magic >>
-			SM_MAGIC_SHIFT;
-	else if (run.kind != SM_KIND_LARGE)
-		return NULL;
-	if (!SM_LIKELY(run.used || run_stands(r, first, &run)))
-		return NULL;
-	if (off < SM_CANARY_BYTES || slot >= run.pages * sm_records_per_page())
-		return NULL;
-	c = &r->records[first * sm_records_per_page() + slot];
+	if (!SM_LIKELY(run.used && run.kind == SM_KIND_SLAB && off >= SM_ALIGN_BYTES))
+		return chunk_of(r, ptr, page, run);
+	c = &r->records[first * sm_records_per_page() + slot_at(run.class, off)];
 	return SM_LIKELY(sm_heap_at(c) == (uintptr_t)ptr) ? c : NULL;
 }
 
@@ -269,6 +303,8 @@ sm_heap_look(const void *ptr)
 {
 	struct sm_region *r = sm_region_of(ptr);
 
+	__builtin_prefetch((const unsigned char *)ptr - SM_CANARY_BYTES, 1);
+	__builtin_prefetch((const unsigned char *)ptr + 2 * SM_ALIGN_BYTES, 1);
 	return SM_LIKELY(r != NULL) ? chunk_at(r, ptr) : NULL;
 }
 

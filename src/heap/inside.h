@@ -68,6 +68,7 @@ struct sm_pool {
 	size_t first;	   /* page of the region */
 	size_t room;	   /* pages of the region set aside for this entry */
 	size_t pages;
+	size_t hint;	   /* no page before it is free */
 	size_t free_pages; /* neither in a run nor the guard page of one */
 	bool initial;	   /* never given back before stop */
 	bool marked;	   /* guards are markers in one mapping, not mappings of their own */
@@ -80,6 +81,7 @@ struct sm_slab {
 	uint16_t slots, free_slots;
 	uint8_t class, arena;
 	bool elastic;
+	struct sm_bin *bin;	  /* of its class, in its arena */
 	unsigned char *base;	  /* of the run */
 	struct sm_chunk *records; /* of its slots */
 };
@@ -168,6 +170,9 @@ int sm_pool_add(size_t pages, bool initial);
 
 /** sm_pool_stretches - pools to come are elastic, as this config has it */
 bool sm_pool_stretches(void);
+
+/** sm_pool_marks - guards of pools to come are markers, as far as is known */
+bool sm_pool_marks(void);
 
 /** sm_pool_of - the pool that this page of the region belongs to. Under SM_RANK_POOL. */
 struct sm_pool *sm_pool_of(const struct sm_region *r, size_t page);
@@ -321,8 +326,10 @@ struct sm_bin {
 	struct sm_slab *partial[2]; /* [1]: elastic ones */
 	struct sm_slot ready;	    /* of a locked slab, rested, the next to be handed out */
 	size_t locked_bytes;	    /* of slabs that are not elastic */
+	uint32_t empty;		    /* of the linked slabs */
 	uint64_t no_run; /* sm_run_returns() + 1 when no locked pool had a run; 0: there may be */
 	uint32_t head, n;	    /* of the queue: its oldest, and how many */
+	uint32_t place;		    /* of mixed: where the next one goes */
 	struct sm_slot mixed[SM_MIXED];
 	struct sm_slot queue[SM_REST_LEAST];
 };
@@ -357,6 +364,7 @@ sm_slab_take(struct sm_bin *b, struct sm_slab *s, uint32_t from)
 	}
 	bit = (uint32_t)__builtin_ctzll(bits);
 	s->free[at] &= ~(UINT64_C(1) << bit);
+	b->empty -= s->free_slots == s->slots;
 	if (--s->free_slots == 0)
 		sm_slab_unlink(b, s);
 	sm_slab_check(s);
@@ -375,7 +383,10 @@ sm_slab_put(struct sm_bin *b, struct sm_slot slot)
 	if (s->free_slots++ == 0)
 		sm_slab_link(b, s);
 	sm_slab_check(s);
-	if (s->free_slots == s->slots && (s->next || s->prev))
+	if (s->free_slots != s->slots)
+		return;
+	b->empty++;
+	if (s->next || s->prev)
 		sm_slab_drop(b, s);
 }
 
@@ -387,7 +398,7 @@ bool sm_slab_give_back(struct sm_bin *b);
 /** sm_arena_start - no slabs, nothing rests, fresh random order */
 int sm_arena_start(void);
 
-/** sm_packed_alloc - a slot of the class. As sm_heap_alloc, but not pinned. */
+/** sm_packed_alloc - a slot of the class. As sm_heap_alloc; if `locked`, of a locked pool */
 struct sm_made sm_packed_alloc(size_t size, size_t align, bool locked);
 void sm_packed_free(struct sm_slab *s, struct sm_chunk *c);
 /** sm_packed_discard - the same for what nobody has seen: it does not rest */
@@ -396,8 +407,14 @@ void sm_packed_discard(struct sm_slab *s, struct sm_chunk *c);
 /** sm_arena_mine - the index of the calling thread's arena */
 unsigned sm_arena_mine(void);
 
-/** sm_arena_count - a chunk of pages of its own comes (bytes) or goes in this arena's tally */
-void sm_arena_count(unsigned arena, size_t bytes, bool comes);
+enum sm_turn {
+	SM_COMES,
+	SM_GOES,
+	SM_NEVER_WAS /* it came, and nobody has seen it */
+};
+
+/** sm_arena_count - a chunk of pages of its own comes or goes in this arena's tally */
+void sm_arena_count(unsigned arena, size_t bytes, enum sm_turn turn);
 /** sm_arena_resize - a chunk changes its size where it is */
 void sm_arena_resize(unsigned arena, size_t from, size_t to);
 
@@ -412,6 +429,9 @@ void sm_large_free(struct sm_chunk *c, bool rests);
 void sm_large_reset(void);
 /** sm_large_trim - end the rest of every large chunk */
 void sm_large_trim(void);
+
+/** sm_heap_pinned - pin a chunk that was made, or make it anew on locked pages */
+SM_COLD struct sm_made sm_heap_pinned(struct sm_made m, size_t size, size_t align, bool own_pages);
 
 /* ---------------------------------------------------------------- places */
 
@@ -468,16 +488,5 @@ sm_assert_zero(const unsigned char *bytes, size_t n, const void *ptr)
 	if (!SM_LIKELY(sm_is_zero(bytes, n)))
 		sm_die(SECMALLOC_FAULT_WRITE_AFTER_FREE, ptr);
 }
-
-/* -------------------------------------------------------------- canaries */
-
-/** sm_canary_set - write both canaries of a chunk whose size and generation are set */
-void sm_canary_set(const struct sm_chunk *c, void *ptr);
-
-/** sm_canary_clear - zero both, before a resize or the end */
-void sm_canary_clear(const struct sm_chunk *c, void *ptr);
-
-/** sm_chunk_begin - a new life of a record: size, address, generation; canaries written */
-void sm_chunk_begin(struct sm_chunk *c, void *ptr, size_t size);
 
 #endif

@@ -1,4 +1,4 @@
-#include "heap/inside.h"
+#include "heap/canary.h"
 
 #include <errno.h>
 #include <string.h>
@@ -146,14 +146,34 @@ sm_large_trim(void)
 		;
 }
 
-/* What can never be locked is no reason to grow. */
-static bool
-too_much_to_lock(size_t pages)
+/* What can be had by no means is no reason to grow, or to end anybody's rest. */
+static int
+refuse_hopeless(size_t pages, bool locked)
 {
-	return sm_pool_stretches() && pages << sm_page_shift > sm_os_lock_limit();
+	const struct sm_config *c = sm_config();
+	size_t bytes = pages << sm_page_shift;
+
+	if (bytes <= c->pool_bytes)
+		return 0;
+	if (bytes > sm_os_memory_bytes())
+		return sm_fail(ENOMEM, "%zu bytes are more than this machine has: ask for less", bytes);
+	if (sm_pool_stretches() && (locked || bytes > sm_os_lock_limit()))
+		return sm_os_pin_refused(ENOMEM, bytes);
+	return 0;
 }
 
-/* In the order of what is given up: empty slabs, a pool's price, all rest. */
+static bool
+rest_would_do(size_t pages)
+{
+	bool would;
+
+	sm_lock_take(&lock, SM_RANK_LARGE);
+	would = queue.bytes >= pages << sm_page_shift;
+	sm_lock_release(&lock, SM_RANK_LARGE);
+	return would;
+}
+
+/* In the order of what is given up: empty slabs, a pool's price, the rest of large chunks, all. */
 static int
 get_run(size_t pages, bool locked, struct sm_place *at)
 {
@@ -164,17 +184,15 @@ get_run(size_t pages, bool locked, struct sm_place *at)
 	if (!locked && use_oldest(pages, at))
 		return 0;
 	e = sm_run_get(pages, pages, kind, locked ? most : SM_REACH_PRESENT, at);
-	if (e && !locked && too_much_to_lock(pages)) {
-		(void)sm_os_pin_refused(ENOMEM, pages << sm_page_shift);
-		most = SM_REACH_PRESENT;
-	}
-	if (e) {
-		(void)sm_arena_trim(false);
+	if (e == 0 || refuse_hopeless(pages, locked))
+		return e;
+	(void)sm_arena_trim(false);
+	e = sm_run_get(pages, pages, kind, most, at);
+	while (e && rest_would_do(pages) && end_oldest_rest())
 		e = sm_run_get(pages, pages, kind, most, at);
-	}
-	if (e && sm_arena_trim(true))
+	if (e && pages << sm_page_shift <= sm_config()->pool_bytes && sm_arena_trim(true))
 		e = sm_run_get(pages, pages, kind, most, at);
-	while (e && end_oldest_rest())
+	while (e && rest_would_do(pages) && end_oldest_rest())
 		e = sm_run_get(pages, pages, kind, most, at);
 	return e;
 }
@@ -201,7 +219,7 @@ sm_large_alloc(size_t size, size_t align, bool locked)
 	c->elastic = at.elastic;
 	c->arena = (uint8_t)sm_arena_mine();
 	sm_chunk_begin(c, base + offset, size);
-	sm_arena_count(c->arena, size, true);
+	sm_arena_count(c->arena, size, SM_COMES);
 	return (struct sm_made){ c, 0 };
 }
 
@@ -210,7 +228,7 @@ sm_large_free(struct sm_chunk *c, bool rests)
 {
 	struct load l = load_of(c);
 
-	sm_arena_count(c->arena, c->size, false);
+	sm_arena_count(c->arena, c->size, rests ? SM_GOES : SM_NEVER_WAS);
 	sm_run_shut(l.region, l.first);
 	if (rests)
 		rest(c);

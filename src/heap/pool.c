@@ -1,10 +1,19 @@
 #include "heap/inside.h"
 
 #include <errno.h>
+#include <limits.h>
+
+enum {
+	POOL_MAPPINGS = 4,    /* that one costs: its own, its gap, and those of what describes it */
+	POOLS_OF_A_SIZE = 64, /* then they are twice as large */
+	POOL_MOST_PAGES = 1 << 14
+};
 
 /* Under SM_RANK_POOL. */
 static _Atomic unsigned granted; /* bits that held for every pool so far */
 static unsigned pool_count;
+static unsigned pool_limit; /* so many split mappings up to an eighth of vm.max_map_count */
+static bool no_markers;	    /* the kernel has refused one */
 
 unsigned
 sm_pool_granted(void)
@@ -38,7 +47,27 @@ sm_pool_of(const struct sm_region *r, size_t page)
 
 /* ------------------------------------------------------- pools come and go */
 
-/* A place for that many pages in the newest region: where a pool was, or behind the last one. */
+/* Where pools were: the front of the place is used, what is left stays one. */
+static int
+reuse_room(struct sm_region *r, size_t at, size_t pages)
+{
+	struct sm_pool *p = &r->pools[at], rest = { 0 };
+	int e = sm_region_open(r, p->first, pages, r->npools);
+
+	if (e)
+		return e;
+	if (p->room > pages + 1) {
+		rest.first = p->first + pages + 1;
+		rest.room = p->room - pages - 1;
+		memmove(p + 2, p + 1, (r->npools - at - 1) * sizeof(*p));
+		p[1] = rest;
+		r->npools++;
+		p->room = pages;
+	}
+	return 0;
+}
+
+/* A place for that many pages: where pools were, or behind the last one. */
 static int
 find_room(struct sm_region *r, size_t pages, size_t *pool)
 {
@@ -47,9 +76,9 @@ find_room(struct sm_region *r, size_t pages, size_t *pool)
 	for (size_t i = 0; i < r->npools; i++) {
 		struct sm_pool *p = &r->pools[i];
 
-		if (p->area.base == NULL && p->room >= pages && p->room / 2 <= pages) {
+		if (p->area.base == NULL && p->room >= pages) {
 			*pool = i;
-			return 0;
+			return reuse_room(r, i, pages);
 		}
 		end = p->first + p->room + 1; /* a page without access between two pools */
 	}
@@ -60,6 +89,25 @@ find_room(struct sm_region *r, size_t pages, size_t *pool)
 	r->pools[r->npools] = (struct sm_pool){ .first = end, .room = pages };
 	*pool = r->npools++;
 	return 0;
+}
+
+/* Places side by side that are free become one, and those at the end none. */
+static void
+join_rooms(struct sm_region *r)
+{
+	struct sm_pool *p = r->pools;
+
+	for (size_t i = 0; i + 1 < r->npools;) {
+		if (p[i].area.base || p[i + 1].area.base) {
+			i++;
+			continue;
+		}
+		p[i].room = p[i + 1].first + p[i + 1].room - p[i].first;
+		memmove(&p[i + 1], &p[i + 2], (r->npools - i - 2) * sizeof(*p));
+		r->npools--;
+	}
+	if (r->npools && !p[r->npools - 1].area.base)
+		r->npools--;
 }
 
 static bool
@@ -91,7 +139,7 @@ room_for(size_t pages, struct sm_region **r, size_t *pool)
 		if (find_room(*r, pages, pool) == 0)
 			return 0;
 	}
-	e = sm_region_add(pages > last ? pages + 1 : 2 * last);
+	e = sm_region_add(pages >= 2 * last ? pages + 1 : 2 * last); /* 32 are enough then */
 	if (e)
 		e = sm_region_add(pages + 1);
 	if (e)
@@ -135,7 +183,15 @@ sm_pool_trim(bool keep_one)
 			pool_release(&sm_regions[i], p);
 			any = true;
 		}
+	for (unsigned i = 0; any && i < n; i++)
+		join_rooms(&sm_regions[i]);
 	return any;
+}
+
+bool
+sm_pool_marks(void)
+{
+	return sm_pool_stretches() && !no_markers;
 }
 
 /* Guards: markers in an unlocked mapping, else a mapping of their own each. */
@@ -148,14 +204,15 @@ guard_pool(struct sm_pool *p)
 	p->marked = false;
 	if (!(a->granted & SECMALLOC_GUARDED))
 		return 0;
-	if (unlocked && sm_os_mark(a->base, a->bytes) == 0)
-		p->marked = true;
-	else if (sm_os_guard(a->base, a->bytes) == 0)
+	if (unlocked) {
+		p->marked = sm_os_mark(a->base, a->bytes) == 0;
+		no_markers |= !p->marked;
+	}
+	if (p->marked || sm_os_guard(a->base, a->bytes) == 0)
 		return 0;
-	else if (sm_config()->require & SECMALLOC_GUARDED)
+	if (sm_config()->require & SECMALLOC_GUARDED)
 		return ENOTSUP;
-	else
-		a->granted &= ~SECMALLOC_GUARDED;
+	a->granted &= ~SECMALLOC_GUARDED;
 	return 0;
 }
 
@@ -190,6 +247,7 @@ pool_obtain(size_t pages, bool initial)
 	if (e)
 		goto release;
 	p->pages = p->free_pages = pages;
+	p->hint = p->first;
 	p->initial = initial;
 	sm_pool_check(p);
 	sm_pool_forgo(~p->area.granted);
@@ -206,21 +264,43 @@ forget:
 	return e;
 }
 
+/* Elastic pools cost nothing but address space, and mappings: many pools are larger ones. */
+static size_t
+usual_pages(bool initial)
+{
+	const struct sm_config *c = sm_config();
+	size_t pages = c->pool_bytes / c->page_bytes;
+
+	if (initial || !sm_pool_stretches())
+		return pages;
+	for (unsigned n = POOLS_OF_A_SIZE; n < pool_count && pages < POOL_MOST_PAGES;
+		n += POOLS_OF_A_SIZE)
+		pages *= 2;
+	return pages;
+}
+
 int
 sm_pool_add(size_t pages, bool initial)
 {
 	const struct sm_config *c = sm_config();
-	size_t least = c->pool_bytes / c->page_bytes;
+	size_t usual = usual_pages(initial), least = c->pool_bytes / c->page_bytes;
 	int e;
 
-	if (pages < least)
-		pages = least;
+	if (least < pages)
+		least = pages;
+	if (usual < pages)
+		usual = pages;
 	if (pool_count >= c->max_pools && !sm_pool_trim(false))
 		return sm_fail(ENOMEM, "all %u pools are full: raise max_pools or pool_size",
 			c->max_pools);
-	e = pool_obtain(pages, initial);
+	if (pool_count >= pool_limit && !sm_pool_trim(false))
+		return sm_fail(ENOMEM, "%u pools split mappings up to an eighth of "
+				       "vm.max_map_count: raise it, or pool_size", pool_count);
+	e = pool_obtain(usual, initial);
+	if (e && usual > least)
+		e = pool_obtain(least, initial);
 	if (e && sm_pool_trim(false))
-		e = pool_obtain(pages, initial);
+		e = pool_obtain(least, initial);
 	return e == 0 || initial ? e : ENOMEM;
 }
 
@@ -229,6 +309,8 @@ forget_pools(void)
 {
 	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
 	pool_count = 0;
+	pool_limit = (unsigned)sm_min_size(sm_os_map_limit() / 8 / POOL_MAPPINGS, UINT_MAX);
+	no_markers = false;
 	sm_run_reset();
 	sm_window_reset();
 }

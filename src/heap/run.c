@@ -14,7 +14,7 @@ sm_run_reset(void)
 {
 	recent = NULL;
 	run_count = 0;
-	run_limit = sm_os_map_limit() / 4; /* half of it; windows have a quarter */
+	run_limit = sm_os_map_limit() / 16 * 3; /* pools have an eighth, windows a quarter */
 }
 
 void
@@ -47,20 +47,30 @@ page_used(const struct sm_region *r, size_t page)
 }
 
 static bool
-may_guard(const struct sm_pool *p)
+may_not_guard(void)
 {
-	return p->marked || run_count < run_limit || sm_config()->without & SECMALLOC_GUARDED;
+	return run_count >= run_limit && !(sm_config()->without & SECMALLOC_GUARDED);
+}
+
+static int
+too_many_guards(void)
+{
+	return sm_fail(ENOMEM, "%zu guarded ranges split mappings up to three eighths of "
+			       "vm.max_map_count: raise it, or use fewer large chunks", run_count);
 }
 
 /* First fit for the run and a page without access behind it; at the pool's end there is one. */
 static bool
-find_run(const struct sm_region *r, const struct sm_pool *p, size_t pages, size_t *at)
+find_run(const struct sm_region *r, struct sm_pool *p, size_t pages, size_t *at)
 {
 	size_t end = p->first + p->pages, run = 0;
 
-	if (p->area.base == NULL || p->free_pages < pages || !may_guard(p))
+	if (p->area.base == NULL || p->free_pages < pages ||
+		(!p->marked && may_not_guard()))
 		return false;
-	for (size_t i = p->first; i < end; i++) {
+	while (p->hint < end && page_used(r, p->hint))
+		p->hint++;
+	for (size_t i = p->hint; i < end; i++) {
 		run = page_used(r, i) ? 0 : run + 1;
 		if (run == pages + 1 || (run == pages && i + 1 == end)) {
 			*at = i + 1 - run;
@@ -124,13 +134,15 @@ find_or_add(struct search *s, size_t pages, size_t least, enum sm_reach reach)
 		return 0;
 	if (reach < SM_REACH_ELASTIC)
 		return ENOMEM;
+	if (!sm_pool_marks() && may_not_guard())
+		return too_many_guards();
 	e = sm_pool_add(least, false);
 	if (e)
 		return e;
 	if (find_anywhere(s, pages, reach) || find_anywhere(s, least, reach))
 		return 0;
-	return sm_fail(ENOMEM, "%zu guarded ranges are half of vm.max_map_count: raise it, or use "
-			       "fewer large chunks", run_count);
+	(void)sm_pool_trim(false); /* it had no markers, which was not known before */
+	return too_many_guards();
 }
 
 /* ------------------------------------------------------------- get and put */
@@ -252,6 +264,7 @@ sm_run_put(struct sm_region *r, size_t at)
 	run.used = false;
 	sm_set_words(r, at, run.pages, run);
 	p->free_pages += run.pages;
+	p->hint = sm_min_size(p->hint, at);
 	if (has_guard_page(p, at, run.pages)) {
 		sm_set_words(r, at + run.pages, 1, (struct sm_run){ 0 });
 		p->free_pages++;

@@ -104,6 +104,7 @@ sm_slab_new(struct sm_bin *b, unsigned class, unsigned arena, enum sm_reach reac
 	memset(s, 0, sizeof(*s));
 	s->base = at.region->base + (at.page << sm_page_shift);
 	s->records = &at.region->records[at.page * sm_records_per_page()];
+	s->bin = b;
 	s->class = (uint8_t)class;
 	s->arena = (uint8_t)arena;
 	s->elastic = at.elastic;
@@ -112,6 +113,7 @@ sm_slab_new(struct sm_bin *b, unsigned class, unsigned arena, enum sm_reach reac
 		s->free[i / 64] |= UINT64_C(1) << i % 64;
 	if (!s->elastic)
 		b->locked_bytes += at.pages << sm_page_shift;
+	b->empty++;
 	sm_slab_check(s);
 	sm_slab_link(b, s);
 	return 0;
@@ -124,6 +126,7 @@ sm_slab_drop(struct sm_bin *b, struct sm_slab *s)
 	size_t first = (size_t)(s - r->slabs), bytes = sm_run_at(r, first).pages << sm_page_shift;
 
 	sm_slab_unlink(b, s);
+	b->empty--;
 	sm_assert_zero(s->base, bytes, s->base);
 	if (!s->elastic)
 		b->locked_bytes -= bytes;
@@ -138,7 +141,7 @@ sm_slab_give_back(struct sm_bin *b)
 	bool any = false;
 
 	for (unsigned i = 0; i < 2; i++)
-		for (s = b->partial[i]; s; s = next) {
+		for (s = b->empty ? b->partial[i] : NULL; s; s = b->empty ? next : NULL) {
 			next = s->next;
 			if (s->free_slots == s->slots) {
 				sm_slab_drop(b, s);

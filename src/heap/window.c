@@ -11,15 +11,16 @@ static struct sm_lock lock;  /* SM_RANK_WINDOW: all below, and every region's pi
 static size_t ranges;	     /* maximal ranges of locked pages */
 static size_t ranges_limit;  /* a quarter of vm.max_map_count */
 static size_t stuck_pages;   /* with the top bit */
-static _Atomic int why;	     /* the last refusal: of mlock; EMLINK: ranges_limit */
+static size_t next_try;	     /* page at which the next search for them begins */
+static SM_TLS int why;	     /* this thread's last refusal: of mlock; EMLINK: ranges_limit */
 
-enum { STUCK = 0x8000 };
+enum { STUCK = 0x8000, TRY_PAGES = 512 };
 
 void
 sm_window_reset(void)
 {
 	lock = (struct sm_lock){ 0 };
-	ranges = stuck_pages = 0;
+	ranges = stuck_pages = next_try = 0;
 	ranges_limit = sm_os_map_limit() / 8;
 }
 
@@ -59,18 +60,19 @@ static int
 lock_range(struct sm_region *r, size_t first, size_t end)
 {
 	unsigned beside = neighbours(r, first, end);
+	bool stuck;
 	int e;
 
 	if (beside == 0 && ranges >= ranges_limit)
 		return EMLINK;
-	e = sm_os_pin(address(r, first), (end - first) << sm_page_shift);
-	if (e)
+	e = sm_os_pin(address(r, first), (end - first) << sm_page_shift, &stuck);
+	if (e && !stuck)
 		return e;
 	ranges = ranges + 1 - beside;
 	for (size_t i = first; i < end; i++)
 		r->pins[i] = STUCK; /* locked, and no chunk's yet */
 	stuck_pages += end - first;
-	return 0;
+	return e;
 }
 
 /* All of [first, end) is locked and no chunk's. */
@@ -109,6 +111,24 @@ retry_stuck(void)
 			atomic_load_explicit(&sm_regions[i].pages_used, memory_order_acquire));
 }
 
+/* A few pages of each region at a time, in turn. */
+static void
+retry_some(void)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_acquire);
+	size_t most = 0;
+
+	for (unsigned i = 0; i < n && stuck_pages; i++) {
+		struct sm_region *r = &sm_regions[i];
+		size_t used = atomic_load_explicit(&r->pages_used, memory_order_acquire);
+
+		if (next_try < used)
+			unlock_stuck(r, next_try, sm_min_size(next_try + TRY_PAGES, used));
+		most = used > most ? used : most;
+	}
+	next_try = next_try + TRY_PAGES < most ? next_try + TRY_PAGES : 0;
+}
+
 static int
 lock_pages(struct sm_region *r, size_t first, size_t end)
 {
@@ -118,7 +138,7 @@ lock_pages(struct sm_region *r, size_t first, size_t end)
 			int e = lock_range(r, i, to);
 
 			if (e) {
-				unlock_stuck(r, first, i);
+				unlock_stuck(r, first, end);
 				return e;
 			}
 		}
@@ -146,7 +166,7 @@ sm_window_open(struct sm_region *r, size_t first, size_t pages)
 		sm_assert(r->pins[i] < STUCK);
 	}
 	if (e)
-		atomic_store_explicit(&why, e, memory_order_relaxed);
+		why = e;
 	sm_lock_release(&lock, SM_RANK_WINDOW);
 	return e ? sm_window_explain(pages << sm_page_shift) : 0;
 }
@@ -154,13 +174,11 @@ sm_window_open(struct sm_region *r, size_t first, size_t pages)
 int
 sm_window_explain(size_t bytes)
 {
-	int e = atomic_load_explicit(&why, memory_order_relaxed);
-
-	if (e == EMLINK)
+	if (why == EMLINK)
 		return sm_fail(ENOMEM, "clear chunks on %zu ranges of pages split mappings up to a "
 				       "quarter of vm.max_map_count: raise it, or close some chunks",
 			ranges_limit);
-	return sm_os_pin_refused(e, bytes);
+	return sm_os_pin_refused(why, bytes);
 }
 
 void
@@ -180,7 +198,7 @@ sm_window_close(struct sm_region *r, size_t first, size_t pages)
 	if (stuck_pages > before)
 		unlock_stuck(r, first, first + pages);
 	if (before)
-		retry_stuck();
+		retry_some();
 	sm_lock_release(&lock, SM_RANK_WINDOW);
 }
 

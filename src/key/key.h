@@ -1,10 +1,11 @@
 /*
  * key.h - the master key: lent for one operation, hidden otherwise. Floor 3, beside heap.
  *
- * At rest the key is two halves on pages of their own, hidden where granted: the right one is
- * random, the left one is the key XORed with the BLAKE2b of the right one. Both are
- * re-randomised at the next use after resplit_ms. Whole, and expanded, it exists only in a
- * slot of a third such page, between sm_key_lend and sm_key_return.
+ * At rest the key is two halves on pages of their own, hidden where granted: the right one, of
+ * prekey_size bytes, is random (OpenSSH's shielded keys, sshkey.c), the left one is the key XORed
+ * with the BLAKE2b of the right one. Both are re-randomised at the next use after resplit_ms.
+ * Whole, and expanded, it exists only in a slot of a third such page, between sm_key_lend and
+ * sm_key_return; or, with SECMALLOC_KEY_RESIDENT, expanded on that page for good.
  */
 #ifndef SM_KEY_H
 #define SM_KEY_H
@@ -33,7 +34,9 @@ void sm_key_orphan(void);
 /** sm_key_granted - protection bits that hold for every page of the key */
 unsigned sm_key_granted(void);
 
-/** sm_key_lend - make the key whole in a slot; waits while every slot is lent */
+/** sm_key_lend - make the key whole in a slot; waits while every slot is lent
+ *
+ * Its traces on the stack and in registers are wiped by the cipher call that must follow. */
 void sm_key_lend(struct sm_loan *l);
 
 /** sm_key_return - wipe the slot */

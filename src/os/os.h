@@ -38,6 +38,9 @@ size_t sm_os_lock_limit(void);
 /** sm_os_address_limit - bytes of address space this process may use in all; SIZE_MAX: no limit */
 size_t sm_os_address_limit(void);
 
+/** sm_os_memory_bytes - bytes of memory this machine has; SIZE_MAX: not known */
+size_t sm_os_memory_bytes(void);
+
 /** sm_os_map_limit - mappings this process may have (vm.max_map_count); SIZE_MAX: no limit known */
 size_t sm_os_map_limit(void);
 
@@ -94,8 +97,13 @@ int sm_os_mark(void *base, size_t bytes);
 /** sm_os_unmark - undo; the pages are zero. */
 int sm_os_unmark(void *base, size_t bytes);
 
-/** sm_os_pin - lock pages of an elastic area, and touch them. An errno value: none of them is. */
-int sm_os_pin(void *base, size_t bytes);
+/**
+ * sm_os_pin - lock pages of an elastic area, and touch them
+ *
+ * Returns: 0; an errno value: none of them is locked, unless `stuck` says that they all are, since
+ *          the kernel let neither finish nor undo it.
+ */
+int sm_os_pin(void *base, size_t bytes, bool *stuck);
 
 /** sm_os_pin_refused - note why sm_os_pin failed with e. Returns: ENOMEM. */
 int sm_os_pin_refused(int e, size_t bytes);

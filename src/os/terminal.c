@@ -8,7 +8,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* As readpassphrase(3) of OpenBSD: the terminal is put back before any of these takes its course. */
+/* As OpenBSD's readpassphrase(3): the terminal is put back before any of these takes its course. */
 static const int caught[] = { SIGALRM, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN,
 	SIGTTOU };
 enum { CAUGHT = sizeof(caught) / sizeof(caught[0]) };

@@ -34,21 +34,6 @@ sm_hand_missed(const void *ptr)
 	return sm_fail(EINVAL, "this pointer is not secmalloc's: pass what secmalloc returned");
 }
 
-/* The record may have changed hands before its lock was ours, so it is looked at again. */
-struct sm_hand
-sm_hand_take(const void *ptr)
-{
-	struct sm_chunk *c = sm_heap_look(ptr);
-
-	if (!SM_LIKELY(c != NULL))
-		return (struct sm_hand){ NULL, NULL };
-	sm_lock_take(&c->lock, SM_RANK_CHUNK);
-	if (SM_LIKELY(sm_heap_live(c) && sm_heap_at(c) == (uintptr_t)ptr))
-		return (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
-	sm_lock_release(&c->lock, SM_RANK_CHUNK);
-	return (struct sm_hand){ NULL, NULL };
-}
-
 void
 sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
 {
@@ -90,8 +75,10 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 
 	sm_check(c->veil == SM_VEIL_SEALED);
 	e = sm_heap_pin(c);
-	if (e)
+	if (e) {
+		sm_wipe_traces(); /* the loan's, as no cipher call will */
 		return e;
+	}
 	if (sm_cipher_open(key->state, &m)) {
 		sm_heap_unpin(c);
 		sm_count_add(&sm_count.tampered, 1);

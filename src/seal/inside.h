@@ -12,8 +12,22 @@ struct sm_hand {
 	unsigned char *ptr;
 };
 
-/** sm_hand_take - find and lock; c is NULL where nothing was locked */
-struct sm_hand sm_hand_take(const void *ptr);
+/** sm_hand_take - find and lock; c is NULL where nothing was locked
+ *
+ * The record may have changed hands before its lock was ours, so it is looked at again. */
+static inline struct sm_hand
+sm_hand_take(const void *ptr)
+{
+	struct sm_chunk *c = sm_heap_look(ptr);
+
+	if (!SM_LIKELY(c != NULL))
+		return (struct sm_hand){ NULL, NULL };
+	sm_lock_take(&c->lock, SM_RANK_CHUNK);
+	if (SM_LIKELY(sm_heap_live(c) && sm_heap_at(c) == (uintptr_t)ptr))
+		return (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
+	sm_lock_release(&c->lock, SM_RANK_CHUNK);
+	return (struct sm_hand){ NULL, NULL };
+}
 
 /** sm_hand_missed - why not: EINVAL, ECHILD */
 SM_COLD int sm_hand_missed(const void *ptr);

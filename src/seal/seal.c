@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+enum { WALKS_MOST = 100 };
+
 /* -------------------------------------------------------- open and close */
 
 static int
@@ -76,8 +78,11 @@ sm_seal_release(void *ptr)
 	return e;
 }
 
+/* Counts chunks that realloc has put elsewhere: a walk may miss one on its way. */
+static _Atomic unsigned moves;
+
 static int
-set_all(enum sm_veil veil)
+set_each(enum sm_veil veil)
 {
 	struct sm_walk w = { 0 };
 	struct sm_chunk *c;
@@ -101,6 +106,19 @@ set_all(enum sm_veil veil)
 	if (first)
 		sm_error_restore(); /* the text is the first failure's, as errno is */
 	return first;
+}
+
+static int
+set_all(enum sm_veil veil)
+{
+	unsigned before, walks = 0;
+	int e;
+
+	do {
+		before = atomic_load(&moves);
+		e = set_each(veil);
+	} while (atomic_load(&moves) != before && ++walks < WALKS_MOST);
+	return e;
 }
 
 int
@@ -133,6 +151,19 @@ sm_seal_alloc(size_t size, size_t align)
 
 	if (!SM_LIKELY(m.c != NULL))
 		return (struct sm_got){ NULL, m.e };
+	sm_heap_publish(m.c);
+	return (struct sm_got){ sm_heap_bytes(m.c), 0 };
+}
+
+struct sm_got
+sm_seal_copy(const void *from, size_t n)
+{
+	struct sm_made m = alloc(n + 1, 16, sm_config()->isolate);
+
+	if (!m.c)
+		return (struct sm_got){ NULL, m.e };
+	memcpy(sm_heap_bytes(m.c), from, n);
+	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
 	sm_heap_publish(m.c);
 	return (struct sm_got){ sm_heap_bytes(m.c), 0 };
 }
@@ -238,8 +269,9 @@ resize_opened(struct sm_hand *h, size_t size, const struct sm_loan *key, struct 
 		return e;
 	e = sm_heap_drop(now->c);
 	if (e == 0) {
-		put_back(h);
 		sm_heap_publish(now->c);
+		atomic_fetch_add(&moves, 1); /* and then the old one goes: see set_all */
+		put_back(h);
 		return 0;
 	}
 	put_back(now);

@@ -23,6 +23,9 @@ struct sm_got {
  */
 struct sm_got sm_seal_alloc(size_t size, size_t align);
 
+/** sm_seal_copy - a new open chunk of these n bytes and a zero byte, known to nobody before */
+struct sm_got sm_seal_copy(const void *from, size_t n);
+
 /**
  * sm_seal_free - wipe and give back. Faults as secfree; a parent's chunk is left alone.
  *

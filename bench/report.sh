@@ -1,0 +1,259 @@
+#!/bin/sh
+# report.sh tables|markdown|svg RESULTS - what bench/bench printed, for people
+#
+# Copyright (c) 2026 the secmalloc authors
+# SPDX-License-Identifier: ISC
+#
+# tables: the tables alone; markdown: with how they were made; svg: a chart of the rows that
+# matter most, on a background of its own.  All go to stdout.
+set -eu
+LC_ALL=C
+export LC_ALL
+
+if [ $# -ne 2 ] || [ ! -r "$2" ]; then
+	echo "usage: report.sh tables|markdown|svg RESULTS" >&2
+	exit 2
+fi
+
+# What every report needs: median[row, peer], best[row, peer], peers in their order.
+read_results='
+BEGIN { FS = "\t" }
+/^#/ { metas++; meta[metas] = substr($1, 3); said[metas] = $2; next }
+NF == 5 {
+	if (!(($1) in seen)) { rows++; row[rows] = $1; seen[$1] = 1 }
+	if ($1 == "pair_32") { peers++; peer[peers] = $2 }
+	if ($1 == "live") { lives++; live[lives] = $2 }
+	if ($3 != "-") { median[$1, $2] = $3 + 0; best[$1, $2] = $4 + 0 }
+}
+function grouped(n,    text, out) {
+	text = sprintf("%.0f", n)
+	while (length(text) > 3) {
+		out = "," substr(text, length(text) - 2) out
+		text = substr(text, 1, length(text) - 3)
+	}
+	return text out
+}
+function number(n) { return n < 100 ? sprintf("%.1f", n) : grouped(n) }
+function times(n) { return n < 100 ? sprintf("%.2f", n) : grouped(n) }
+'
+
+tables='
+function cell(r, p) {
+	return ((r, p) in median) ? number(median[r, p]) " (" number(best[r, p]) ")" : "-"
+}
+function ratio(r, p, to,    base) {
+	return (((r, p) in median) && ((r, to) in median) && median[r, to] > 0) ? \
+		times(median[r, p] / median[r, to]) : "-"
+}
+function count(r, p) { return ((r, p) in median) ? grouped(median[r, p]) : "-" }
+function rule(n,    i, text) {
+	text = "|---|"
+	for (i = 0; i < n; i++)
+		text = text "---:|"
+	print text
+}
+function head(first,    i, text) {
+	text = "| " first " |"
+	for (i = 1; i <= peers; i++)
+		text = text " " peer[i] " |"
+	print text
+	rule(peers)
+}
+# One row of the table of figures or, with what, of ratios.
+function line(name, r, what,    i, text) {
+	text = "| " name " |"
+	for (i = 1; i <= peers; i++)
+		text = text " " (what ? ratio(r, peer[i], "secmalloc") : cell(r, peer[i])) " |"
+	print text
+}
+function heap_rows(what,    i) {
+	for (i = 1; i <= rows; i++)
+		if (index(row[i], "pair_") == 1)
+			line("pair, " grouped(substr(row[i], 6)) " bytes", row[i], what)
+	line("churn, 32 bytes", "churn_32", what)
+	line("churn, 16 to 512 bytes", "churn_mixed", what)
+}
+function heap_tables() {
+	print "## Allocate and free\n"
+	print "ns for one allocation and one free, wiping included: median (minimum) of the"
+	print "rounds. pair: one live chunk, one byte of it touched. churn: among 10,000 live"
+	print "chunks, a random one is freed and another allocated.\n"
+	head("")
+	heap_rows(0)
+	print "\nThe same medians as multiples of secmalloc (less than 1: faster than secmalloc).\n"
+	head("")
+	heap_rows(1)
+}
+function thread_table(    i, p, g) {
+	print "\n## Threads\n"
+	print "ns per pair of 32 bytes, of all threads together (less is more throughput),"
+	print "beside 128 live chunks with holes between them; a round takes the best of three"
+	print "runs: median (minimum) of the rounds. Gain: throughput of two threads over one,"
+	print "median (maximum); 2 is ideal, and what lies above it was other work on the"
+	print "machine while one thread ran.\n"
+	print "| | one thread | two threads | gain |"
+	rule(3)
+	for (i = 1; i <= peers; i++) {
+		p = peer[i]
+		g = ((("threads_ratio", p) in median) ? sprintf("%.2f (%.2f)", \
+			median["threads_ratio", p], best["threads_ratio", p]) : "-")
+		print "| " p " | " cell("threads_1", p) " | " cell("threads_2", p) " | " g " |"
+	}
+}
+function live_table(    i, p) {
+	print "\n## Live secrets without privileges\n"
+	print "32-byte secrets in a process that may lock 8 MiB at most, until the allocator"
+	print "fails or 1,000,000 are live. secmalloc runs with its default configuration;"
+	print "arenas of the others have 8 MiB. Which pages are locked is read from the kernel"
+	print "(VmFlags in /proc/self/smaps), and so are the bytes: charged as locked (VmLck)"
+	print "and resident (Rss), the growth since before the allocator started, for each"
+	print "secret. The run has one round of this table.\n"
+	print "| | live | on locked pages | clear on unlocked pages " \
+		"| locked bytes each | resident bytes each |"
+	rule(5)
+	for (i = 1; i <= lives; i++) {
+		p = live[i]
+		print "| " p " | " count("live", p) " | " count("live_on_locked_pages", p) " | " \
+			count("live_clear_unlocked", p) " | " \
+			number(median["live_locked_bytes", p]) " | " \
+			number(median["live_resident_bytes", p]) " |"
+	}
+}
+function elastic_table() {
+	print "\n## When the locked pools are full\n"
+	print "secmalloc then locks further pages one by one, while at least one chunk on them is"
+	print "clear. ns for a pair of 32 bytes with pools of 16 KiB, the first full: median"
+	print "(minimum).\n"
+	print "| on the page there is | secmalloc |"
+	rule(1)
+	print "| nothing else: it is fetched, locked, unlocked, given back | " \
+		cell("elastic_nothing", "secmalloc") " |"
+	print "| only a closed chunk: it is locked and unlocked | " \
+		cell("elastic_sealed", "secmalloc") " |"
+	print "| other open chunks too: it is locked anyway | " \
+		cell("elastic_clear", "secmalloc") " |"
+}
+function seal_table(    i, n, part, r) {
+	print "\n## Close and open\n"
+	print "ns for secmalloc_encrypt and secmalloc_decrypt of one chunk, beside encrypting and"
+	print "decrypting in place with libsodium alone, its key in ordinary memory and for AES"
+	print "expanded beforehand: median (minimum).\n"
+	print "| | secmalloc | libsodium alone | multiple |"
+	rule(3)
+	for (i = 1; i <= rows; i++) {
+		r = row[i]
+		n = split(r, part, "_")
+		if (part[1] == "seal")
+			print "| " part[2] ", " grouped(part[3]) " bytes | " \
+				cell(r, "secmalloc") " | " cell(r, "libsodium alone") " | " \
+				ratio(r, "secmalloc", "libsodium alone") " |"
+	}
+}
+function all_tables() {
+	heap_tables()
+	thread_table()
+	live_table()
+	elastic_table()
+	seal_table()
+}
+'
+
+markdown='
+function list(name, title,    i, any) {
+	for (i = 1; i <= metas; i++)
+		if (meta[i] == name) {
+			if (!any++)
+				print title "\n"
+			print "- " said[i]
+		}
+	if (any)
+		print ""
+}
+END {
+	print "# secmalloc beside other allocators\n"
+	print "Made by `make bench-report`; do not edit. ![32-byte rows](results.svg)\n"
+	print "One run, interleaved: a round measures every row once for each peer, every other"
+	print "round in the opposite order. Each measurement is a process of its own, warmed up,"
+	print "and times as many operations as take about 20 ms: processor time, in the kernel"
+	print "too, but for the rows of threads, which go by the clock. Figures of different"
+	print "machines, or of different runs, do not compare.\n"
+	for (i = 1; i <= metas; i++)
+		if (meta[i] != "peer" && meta[i] != "absent")
+			print "- " meta[i] ": " said[i]
+	print ""
+	list("peer", "Peers, with what is called, and their versions:")
+	list("absent", "Not there, and so left out:")
+	all_tables()
+}
+'
+
+svg='
+function log10(x) { return log(x) / log(10) }
+function at(ns) { return left + (log10(ns) - low) * decade }
+function text(x, y, size, anchor, colour, what) {
+	printf "<text x=\"%.1f\" y=\"%.1f\" font-size=\"%d\" text-anchor=\"%s\"", x, y, size, anchor
+	print " fill=\"" colour "\">" what "</text>"
+}
+function axis(    d, x) {
+	for (d = low; d <= high; d++) {
+		x = left + (d - low) * decade
+		printf "<line x1=\"%.1f\" y1=\"50\" x2=\"%.1f\" y2=\"%d\"", x, x, bottom
+		print " stroke=\"#d8d8d8\"/>"
+		text(x, bottom + 16, 11, "middle", "#555555", \
+			d < 3 ? 10 ^ d " ns" : 10 ^ (d - 3) " µs")
+	}
+}
+function bar(y, r, p,    ns) {
+	ns = median[r, p]
+	text(left - 8, y + 12, 12, "end", "#1a1a1a", p)
+	printf "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"14\"", left, y, at(ns) - left
+	print " fill=\"" (p == "secmalloc" ? "#0b57a4" : "#9aa5b1") "\"/>"
+	text(at(ns) + 6, y + 12, 12, "start", "#1a1a1a", number(ns) " ns")
+}
+function group(y, r, title,    i) {
+	text(20, y + 12, 13, "start", "#1a1a1a", title)
+	y += 22
+	for (i = 1; i <= peers; i++)
+		if ((r, peer[i]) in median) {
+			bar(y, r, peer[i])
+			y += 19
+		}
+	return y + 12
+}
+# The height of a group; makes the axis long enough for it.
+function shown(r,    i, n) {
+	for (i = 1; i <= peers; i++)
+		if ((r, peer[i]) in median) {
+			n++
+			while (median[r, peer[i]] > 10 ^ high)
+				high++
+		}
+	return 34 + 19 * n
+}
+END {
+	left = 130; low = 0; high = 5
+	bottom = 56 + shown("pair_32") + shown("churn_32") + shown("churn_mixed")
+	decade = 525 / (high - low)
+	print "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"" bottom + 30 "\""
+	print " viewBox=\"0 0 760 " bottom + 30 "\" font-family=\"sans-serif\" role=\"img\">"
+	print "<title>ns to allocate and free, wiping included, per allocator</title>"
+	printf "<rect width=\"760\" height=\"%d\" fill=\"#ffffff\"/>\n", bottom + 30
+	text(20, 28, 16, "start", "#1a1a1a", \
+		"Allocate and free, wiping included: median, logarithmic, less is better")
+	axis()
+	y = group(56, "pair_32", "32 bytes, one live chunk")
+	y = group(y, "churn_32", "32 bytes, among 10,000 live chunks")
+	group(y, "churn_mixed", "16 to 512 bytes, among 10,000 live chunks")
+	print "</svg>"
+}
+'
+
+case $1 in
+tables) awk "$read_results$tables END { all_tables() }" "$2" ;;
+markdown) awk "$read_results$tables$markdown" "$2" ;;
+svg) awk "$read_results$svg" "$2" ;;
+*)
+	echo "report.sh: $1: tables, markdown or svg" >&2
+	exit 2
+	;;
+esac
