@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -99,15 +100,37 @@ hush(struct line *l)
 		"(%s)", strerror(errno));
 }
 
+static bool
+any_came(void)
+{
+	for (size_t i = 0; i < CAUGHT; i++)
+		if (came[i])
+			return true;
+	return false;
+}
+
+/* The signals are blocked: they come while it waits, or not before the next turn. */
+static ssize_t
+read_byte(int fd, unsigned char *p, const sigset_t *unblocked)
+{
+	struct pollfd f = { .fd = fd, .events = POLLIN };
+
+	if (any_came()) {
+		errno = EINTR;
+		return -1;
+	}
+	return ppoll(&f, 1, NULL, unblocked) < 0 ? -1 : read(fd, p, 1);
+}
+
 /* One byte a call, straight to where it stays. What is too long is read to its end and dropped. */
 static int
-read_bytes(const struct line *l, unsigned char *p, size_t most, size_t *n)
+read_bytes(const struct line *l, unsigned char *p, size_t most, size_t *n, const sigset_t *unblocked)
 {
 	unsigned char *at = p;
 	size_t total = 0;
 
 	for (;; total++) {
-		ssize_t r = read(l->in, at, 1);
+		ssize_t r = read_byte(l->in, at, unblocked);
 
 		if (r < 0)
 			return errno;
@@ -140,6 +163,21 @@ let_signals_pass(void)
 }
 
 static int
+read_line(const struct line *l, unsigned char *p, size_t most, size_t *n)
+{
+	sigset_t ours, before;
+	int e;
+
+	sigemptyset(&ours);
+	for (size_t i = 0; i < CAUGHT; i++)
+		sigaddset(&ours, caught[i]);
+	pthread_sigmask(SIG_BLOCK, &ours, &before);
+	e = read_bytes(l, p, most, n, &before);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return e;
+}
+
+static int
 ask_once(struct line *l, const char *prompt, unsigned char *p, size_t most, size_t *n)
 {
 	int e;
@@ -148,7 +186,7 @@ ask_once(struct line *l, const char *prompt, unsigned char *p, size_t most, size
 	e = hush(l);
 	if (e == 0) {
 		say(l, prompt);
-		e = read_bytes(l, p, most, n);
+		e = read_line(l, p, most, n);
 		say(l, "\n");
 	}
 	if (l->terminal)
