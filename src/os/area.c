@@ -482,18 +482,12 @@ sm_os_orphan(void)
 {
 	size_t bytes = atomic_load(&sm_pending.bytes);
 	void *base = atomic_load(&sm_pending.base), *at = atomic_load(&sm_pending.at);
-	uint64_t ino = atomic_load(&sm_pending.ino);
-	int fd = atomic_load(&sm_pending.fd) - 1;
-	struct stat st;
 
 	if (base && !at)
 		munmap(base, bytes);
 	if (at)
 		cover_hole(at, bytes);
-	/* fork(2) copies descriptors before memory: one that the parent has closed since is here */
-	if (fd >= 0 && fstat(fd, &st) == 0 && (ino == 0 || st.st_ino == ino))
-		close(fd);
+	sm_sys_close_strays();
 	atomic_store(&sm_pending.base, NULL);
 	atomic_store(&sm_pending.at, NULL);
-	atomic_store(&sm_pending.fd, 0);
 }

@@ -10,13 +10,13 @@ struct sm_pending {
 	void *_Atomic base; /* where the pages are made: not NULL, unmap bytes there */
 	void *_Atomic at;   /* where they are going: cover bytes there */
 	_Atomic size_t bytes;
-	_Atomic int fd;	      /* made for the latest hidden pages, + 1; 0: none */
-	_Atomic uint64_t ino; /* its inode; 0: not known yet */
 };
 extern struct sm_pending sm_pending;
 
 /** sm_sys_hidden - over a reservation, pages that no other process can read; ENOTSUP */
 int sm_sys_hidden(void *at, size_t bytes);
+/** sm_sys_close_strays - in a forked child: descriptors that the parent had just for a moment */
+void sm_sys_close_strays(void);
 /** sm_sys_hibernates - hidden pages would keep this machine from hibernating */
 bool sm_sys_hibernates(void);
 /** sm_sys_map_limit - mappings a process may have; SIZE_MAX: no limit known */

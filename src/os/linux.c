@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -75,20 +76,80 @@ sm_sys_absent_in_fork(void *p, size_t n)
 	return advise(p, n, MADV_DONTFORK);
 }
 
+/*
+ * Descriptors of hidden pages live for a moment. fork(2) copies descriptors first and memory later,
+ * so a child may have one that its parent has closed since: the latest are remembered.
+ */
+enum { STRAYS = 8, DESCRIPTORS_MOST = 1 << 16 };
+
+static struct {
+	_Atomic int fd;	      /* + 1; 0: none */
+	_Atomic uint64_t ino; /* its inode; 0: not known yet */
+} strays[STRAYS];
+static unsigned stray_turn;
+static atomic_bool making; /* there may be one that is not noted yet */
+
+/* Of what was being made: by now the parent may have given it its size. */
+static bool
+is_just_made(int fd)
+{
+	size_t bytes = atomic_load(&sm_pending.bytes);
+	char path[32], target[32] = "";
+	struct stat st;
+
+	if (fstat(fd, &st) || (st.st_size != 0 && (size_t)st.st_size != bytes))
+		return false;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return readlink(path, target, sizeof(target) - 1) > 0 && strstr(target, "secretmem");
+}
+
+void
+sm_sys_close_strays(void)
+{
+	for (unsigned i = 0; i < STRAYS; i++) {
+		int fd = atomic_load(&strays[i].fd) - 1;
+		uint64_t ino = atomic_load(&strays[i].ino);
+		struct stat st;
+
+		if (fd >= 0 && (ino ? fstat(fd, &st) == 0 && st.st_ino == ino :
+				      is_just_made(fd)))
+			close(fd);
+		atomic_store(&strays[i].fd, 0);
+	}
+	for (int fd = 0; atomic_load(&making) && fd < DESCRIPTORS_MOST; fd++)
+		if (is_just_made(fd))
+			close(fd);
+	atomic_store(&making, false);
+}
+
+static int
+make_hidden(void)
+{
+	unsigned i = stray_turn++ % STRAYS;
+	struct stat st;
+	int fd;
+
+	atomic_store(&strays[i].fd, 0);
+	atomic_store(&strays[i].ino, 0);
+	atomic_store(&making, true);
+	fd = (int)syscall(SYS_memfd_secret, (unsigned)O_CLOEXEC);
+	if (fd >= 0) {
+		atomic_store(&strays[i].fd, fd + 1);
+		if (fstat(fd, &st) == 0)
+			atomic_store(&strays[i].ino, st.st_ino);
+	}
+	atomic_store(&making, false);
+	return fd;
+}
+
 /* The descriptor is closed at once: with it open, pidfd_getfd(2) and mmap read the pages. */
 int
 sm_sys_hidden(void *at, size_t bytes)
 {
-	int fd = (int)syscall(SYS_memfd_secret, (unsigned)O_CLOEXEC);
-	struct stat st;
-	int e = 0;
+	int fd = make_hidden(), e = 0;
 
 	if (fd < 0)
 		return errno;
-	atomic_store(&sm_pending.ino, 0);
-	atomic_store(&sm_pending.fd, fd + 1);
-	if (fstat(fd, &st) == 0)
-		atomic_store(&sm_pending.ino, st.st_ino);
 	if (ftruncate(fd, (off_t)bytes) < 0 ||
 		mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		e = errno;

@@ -17,6 +17,11 @@ sm_sys_hidden(void *at, size_t bytes)
 	return ENOTSUP;
 }
 
+void
+sm_sys_close_strays(void)
+{
+}
+
 bool
 sm_sys_hibernates(void)
 {
