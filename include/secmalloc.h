@@ -445,7 +445,7 @@ int secmalloc_hold(void *ptr);
  *
  * The last one closes the chunk again if a hold opened it and no secmalloc_decrypt came since.
  *
- * Returns: 0, or -1 with errno as secmalloc_encrypt; EINVAL: not held
+ * Returns: 0, or -1 with errno as secmalloc_encrypt; EINVAL: not held; ENOMEM: as it was
  * Faults:  OVERFLOW, UNDERFLOW, where it closes the chunk
  */
 int secmalloc_release(void *ptr);

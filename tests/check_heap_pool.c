@@ -310,6 +310,25 @@ START_TEST(pages_that_cannot_be_opened_are_enomem)
 }
 END_TEST
 
+START_TEST(a_release_that_cannot_close_leaves_the_chunk_held)
+{
+	unsigned char *p;
+
+	start(32, 1, 1);
+	p = secmalloc(20000);
+	fill(p, 20000, 1);
+	ck_assert_int_eq(secmalloc_encrypt(p), 0);
+	ck_assert_int_eq(secmalloc_hold(p), 0);
+	ck_assert_int_eq(secmalloc_protect(p, SECMALLOC_READONLY), 0);
+	refused_prot = PROT_READ | PROT_WRITE;
+	FAILS_WITH(ENOMEM, -1, secmalloc_release(p));
+	refused_prot = -1;
+	FAILS_WITH(EBUSY, -1, secmalloc_encrypt(p));
+	ck_assert_int_eq(secmalloc_release(p), 0);
+	ck_assert_int_eq(secmalloc_is_encrypted(p), 1);
+}
+END_TEST
+
 /* --------------------------------------------------------- large chunks */
 
 START_TEST(a_large_chunk_ends_at_a_page_without_access)
@@ -472,6 +491,7 @@ main(void)
 	tc = add_case(s, "refusals", 0);
 	tcase_add_test(tc, a_guard_that_is_refused_shows_in_granted_and_harms_nobody);
 	tcase_add_test(tc, pages_that_cannot_be_opened_are_enomem);
+	tcase_add_test(tc, a_release_that_cannot_close_leaves_the_chunk_held);
 	tc = add_case(s, "large chunks", 0);
 	tcase_add_test(tc, a_large_chunk_ends_at_a_page_without_access);
 	tc = add_case(s, "regions", 0);

@@ -22,7 +22,7 @@ held_chunk(size_t n)
 	unsigned char *p = secmalloc(n);
 	int e;
 
-	if (p && secmalloc_hold(p)) {
+	if (p && (secmalloc_hold(p) || secmalloc_decrypt(p))) { /* and open after the release */
 		e = errno;
 		secfree(p);
 		errno = e;

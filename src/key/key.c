@@ -142,6 +142,16 @@ obtain_pages(void)
 	return 0;
 }
 
+static SM_NOINLINE void
+derive(unsigned char out[SM_KEY_BYTES], const struct slot *from)
+{
+	SM_GAP;
+
+	SM_GAP_OPEN();
+	crypto_generichash(out, SM_KEY_BYTES, from->state, SM_KEY_BYTES, from->whole, SM_KEY_BYTES);
+	SM_GAP_CLOSE();
+}
+
 /* What a provider gives is no AEAD key: that is BLAKE2b keyed with it over fresh random bytes, so
  * that the same answer never makes the same key (RFC 7693, 2.9). */
 static int
@@ -155,8 +165,7 @@ provide(unsigned char out[SM_KEY_BYTES], struct slot *scratch)
 	else
 		e = sm_os_random(scratch->state, SM_KEY_BYTES);
 	if (e == 0)
-		crypto_generichash(out, SM_KEY_BYTES, scratch->state, SM_KEY_BYTES, scratch->whole,
-			SM_KEY_BYTES);
+		derive(out, scratch);
 	sm_wipe(scratch, sizeof(*scratch));
 	sm_wipe_traces();
 	return e;

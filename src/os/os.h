@@ -2,7 +2,8 @@
  * os.h - pages: get, guard, lock, hide, give back. Floor 1.
  *
  * Says truthfully what it could not do: protections that hold come back as SECMALLOC_ bits.
- * Every call that can fail returns 0 or an errno value, with sm_error_text() set.
+ * Every call that can fail returns 0 or an errno value, with sm_error_text() set; but not
+ * sm_os_mark, sm_os_pin and sm_os_unpin, whose callers have another way or say it themselves.
  */
 #ifndef SM_OS_H
 #define SM_OS_H

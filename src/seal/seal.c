@@ -73,6 +73,8 @@ sm_seal_release(void *ptr)
 	} else if (--h.c->holds == 0 && h.c->opened_by_hold) {
 		h.c->opened_by_hold = 0;
 		e = sm_hand_set_veil(&h, SM_VEIL_SEALED);
+		if (e && h.c->veil == SM_VEIL_CLEAR)
+			h.c->holds = h.c->opened_by_hold = 1;
 	}
 	sm_hand_release(&h);
 	return e;
