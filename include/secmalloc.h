@@ -19,8 +19,10 @@
  *    no lock and allocates nothing.
  *  - Every call is thread-safe, secmalloc_init and secmalloc_term excepted.
  *    None but secmalloc_purge may be called from a signal handler.
- *  - Checks come in this order: purged (ECANCELED), NULL or foreign pointer
- *    (EINVAL), locked (EACCES), the state of the chunk.
+ *  - Checks come in this order: purged (ECANCELED), NULL or foreign pointer (EINVAL), locked
+ *    (EACCES), the state of the chunk.  What goes on while locked: secfree, secrealloc(p, 0), owns,
+ *    usable_size, is_encrypted, stats, error, version, unlock, purge, term, secmemcmp and
+ *    secmemzero; once purged the same, less secrealloc, is_encrypted and unlock.
  *  - A child made by fork under SECMALLOC_FORK_WIPE has none of it: a pointer of the parent gives
  *    ECHILD for as long as the child lives (secmalloc_owns: 0), stats are as before init, and the
  *    child's first allocation starts the library anew with the parent's config, unless it calls
@@ -30,8 +32,7 @@
  *    loaded.  Initialisation registers pthread_atfork(3) handlers, once.
  *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
  *
- * Calls and fields marked "not yet" are declared so that programs can be written against them;
- * in this version they fail with ENOTSUP, whatever the arguments.
+ * Flags and fields marked "not yet" fail with ENOTSUP in this version.
  */
 #ifndef SECMALLOC_H
 #define SECMALLOC_H
@@ -63,10 +64,9 @@ extern "C" {
 #define SECMALLOC_GUARDED 0x02u     /* inaccessible pages on both sides of each slab */
 #define SECMALLOC_NODUMP 0x04u      /* kernel core dumps leave the pages out: MADV_DONTDUMP */
 #define SECMALLOC_FORKSAFE 0x08u    /* a forked child holds nothing: WIPEONFORK or DONTFORK */
-#define SECMALLOC_HIDDEN 0x10u      /* memfd_secret(2): no reader but this process; the kernel
-				     * erases the pages even on SIGKILL.  Such pages keep a
-				     * machine from hibernating: one that is set up for it
-				     * (/sys/power/resume) gets them only by `require` */
+#define SECMALLOC_HIDDEN 0x10u      /* memfd_secret(2): no reader but this process, erased even
+				     * on SIGKILL.  A machine set up to hibernate, from which
+				     * they would keep it, has them only by `require` */
 #define SECMALLOC_UNTRACEABLE 0x20u /* prctl(PR_SET_DUMPABLE, 0), process-wide: only when in
 				     * `require`; stays in force after secmalloc_term */
 
@@ -74,9 +74,9 @@ extern "C" {
 #define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own: see Placement */
 #define SECMALLOC_TRANSPARENT 0x02u  /* chunks open when touched; not yet */
 #define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key on its page, for speed */
-#define SECMALLOC_NO_THREAD 0x08u    /* no helper thread; this version never starts one */
+#define SECMALLOC_NO_THREAD 0x08u    /* no helper thread: its work is done by later calls */
 
-/** What a child made by fork gets: values of secmalloc_config.fork. */
+/** What a child made by fork gets. */
 enum secmalloc_fork {
 	SECMALLOC_FORK_WIPE = 0, /* nothing; it may init anew */
 	SECMALLOC_FORK_KEEP = 1  /* its own locked copy under a new key; not yet */
@@ -111,23 +111,16 @@ enum secmalloc_fault {
 	SECMALLOC_FAULT_INTERNAL         /* "internal": an invariant of the library broke */
 };
 
-/**
- * struct secmalloc_config - what secmalloc_init is asked for
- *
- * Start from SECMALLOC_CONFIG_INIT; 0 in a field means its default.  Fields are
- * only ever appended; struct_size tells the library how many the caller knows.
- */
+/** struct secmalloc_config - start from SECMALLOC_CONFIG_INIT; 0 in a field means its default */
 struct secmalloc_config {
-	/** sizeof(struct secmalloc_config).  Smaller than the first release's: EINVAL.
-	 *  Larger: fine while every byte this library does not know is 0, else EINVAL. */
+	/** sizeof(struct secmalloc_config).  Fields are only ever appended.  Smaller than the first
+	 *  release's: EINVAL.  Larger: fine while the unknown bytes are 0, else EINVAL. */
 	size_t struct_size;
-	/** Bytes a pool, rounded up to pages; guard pages lie inside it, so a little less can be
-	 *  handed out.  0: what may be locked, at most 1 MiB and at most half of RLIMIT_MEMLOCK
-	 *  for all initial pools, but at least 4 pages.  An explicit size never shrinks.
-	 *  Pools added later are elastic: unlocked, they hold only ciphertext and zeros, but
-	 *  for pages that a clear chunk lies on, which are locked for just as long.  So
-	 *  RLIMIT_MEMLOCK bounds what is clear at once, not what is kept.  Where LOCKED is in
-	 *  `without` they are never locked; where HIDDEN is in `require`, always. */
+	/** Bytes a pool, rounded up to pages; guard pages lie inside it.  0: what may be locked, at
+	 *  most 1 MiB and at most half of RLIMIT_MEMLOCK for all initial pools, but at least 4
+	 *  pages.  An explicit size never shrinks.  Later pools are elastic: only pages that a
+	 *  clear chunk lies on are locked, for just as long, so RLIMIT_MEMLOCK bounds what is clear
+	 *  at once, not what is kept.  Where HIDDEN is in `require` they are locked for good. */
 	size_t pool_size;
 	/** Pools mapped, guarded, locked and touched before init returns, so that privileges can
 	 *  be dropped afterwards.  0: 1. */
@@ -150,9 +143,13 @@ struct secmalloc_config {
 	 *  nothing (OpenSSH shields keys with 16384).  They are hashed for each operation: 0.1 µs
 	 *  for 32, 15 µs for 16384; with KEY_RESIDENT only once.  0: 32. */
 	size_t prekey_size;
-	/** How often the key's halves are re-randomised, at the next use of the key.  0: 500. */
+	/** How often the key's halves are re-randomised: by the thread of reseal_ms, else at the
+	 *  next use of the key.  0: 500. */
 	unsigned resplit_ms;
-	/** An open chunk closes by itself after this long.  0: never.  Not yet. */
+	/** An open chunk closes by itself this long after it was opened or allocated (or an eighth
+	 *  and 1 ms later), never while held.  A thread of the library does it, all signals blocked;
+	 *  with NO_THREAD the next call.  Pages of an isolated chunk are read-only while it closes:
+	 *  a write then is SIGSEGV.  0: never, and no thread. */
 	unsigned reseal_ms;
 	/** Transparent mode: bytes that may be clear at once.  0: 1 MiB.  Not yet. */
 	size_t clear_limit;
@@ -187,7 +184,7 @@ struct secmalloc_stats {
 				    * threads a bound: the sum of what each arena's most was */
 	uint64_t seals;            /* chunks closed since init */
 	uint64_t unseals;          /* chunks opened since init */
-	uint64_t reseals;          /* chunks closed by timer; not yet, 0 */
+	uint64_t reseals;          /* chunks closed by timer */
 	uint64_t tampered;         /* openings refused with EBADMSG */
 	uint64_t faults_served;    /* transparent mode; not yet, 0 */
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
@@ -212,10 +209,10 @@ struct secmalloc_stats {
  *          EINVAL    a field out of range, unknown bits, or struct_size wrong
  *          EPERM     locking is not allowed: RLIMIT_MEMLOCK is 0
  *          ENOMEM    over RLIMIT_MEMLOCK or out of memory
- *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused; or the
- *                    kernel can't wipe a page on fork (Linux before 4.14), by which a child
- *                    knows itself
- *          EAGAIN    the kernel's random generator is not ready
+ *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused; or Linux
+ *                    is older than 4.14, whose children do not know themselves
+ *          EAGAIN    the kernel's random generator is not ready, or no thread for reseal_ms
+ *          ECANCELED secmalloc_purge came meanwhile; nothing runs
  *          another   what the system call named in secmalloc_error() failed with
  * Threads: one at a time, and no other call meanwhile.
  * Cost:    about 4 ms for a hidden pool of 1 MiB, 0.5 ms for one that is only locked.
@@ -223,43 +220,30 @@ struct secmalloc_stats {
 int secmalloc_init(const struct secmalloc_config *c);
 
 /**
- * secmalloc_term - wipe and unmap everything
+ * secmalloc_term - wipe and unmap everything, live chunks too; secmalloc_init may follow
  *
- * Live chunks too; their number is kept in live_at_term, their pointers are foreign from now on.
- * secmalloc_init may follow.
- *
- * Returns: 0, also when not running.
- * Threads: no other call meanwhile.
+ * Returns: 0, also when not running.  Threads: no other call meanwhile.
  */
 int secmalloc_term(void);
 
 /* ---------------------------------------------------------------- memory */
 
 /*
- * Placement.  Packed: chunks up to 16 KiB share slabs with others of about their size, in
- * random order, a canary on both sides of each, a guard page on both sides of each slab.
- * Isolated (SECMALLOC_ISOLATE, and every larger chunk): pages of its own, whose end is the
- * chunk's, within its alignment, and a guard page behind, so that an overrun is SIGSEGV at
- * the access; a canary in front.
+ * Placement.  Packed: chunks up to 16 KiB share slabs with others of about their size, in random
+ * order, a canary on both sides of each, a guard page on both sides of each slab.  Isolated
+ * (SECMALLOC_ISOLATE, and every larger chunk): pages of its own, a canary in front, and a guard
+ * page right behind its end, within its alignment, so that an overrun is SIGSEGV at the access.
  *
- * Quarantine.  What is freed rests, wiped, before its address is used again, so that a late
- * second free or write is still found: packed, for at least 256 more frees of its size class
- * (and in random order among some 64); isolated, without access, for at least 256 more
- * isolated frees and 1 MiB of them, and the oldest address is used again first.  Rest ends
- * early when memory is not to be had otherwise, and for isolated chunks when 256 MiB rest, or
- * 1 MiB in later pools that are not elastic.
- *
- * Limits.  A guard in an elastic pool is a marker (MADV_GUARD_INSTALL, Linux 6.13) and costs
- * no mapping; elsewhere each costs two.  Pools and guards split mappings up to half of
- * vm.max_map_count, locked elastic pages up to a quarter; then it is ENOMEM with its name.
- * Beyond 64 later pools they become larger.
+ * Quarantine.  What is freed rests, wiped, before its address is used again, so that a late second
+ * free or write is found: packed, for at least 256 more frees of its size class; isolated, without
+ * access, for at least 256 more isolated frees and 1 MiB of them.  It ends early when memory is not
+ * to be had otherwise.  secmalloc(7) has the details, and what the guards cost.
  */
 
 /**
  * secmalloc - allocate a chunk of secure memory
  *
- * The bytes are zero, aligned to 16 and open (clear).  Size 0 gives a unique pointer
- * to no bytes.  It comes from the initial pools while they have room, then from elastic ones.
+ * The bytes are zero, aligned to 16 and open (clear).  Size 0 gives a unique pointer to no bytes.
  *
  * Returns: the chunk, or NULL with errno
  *          ENOMEM  no memory that carries every required protection is to be had, max_pools
@@ -293,20 +277,14 @@ void *seccalloc(size_t nmemb, size_t size) SECMALLOC_ALLOC(1, 2);
  */
 void *secrealloc(void *ptr, size_t size) SECMALLOC_RESIZE(2);
 
-/**
- * secaligned_alloc - as secmalloc, aligned
- *
- * Args:    alignment  a power of two, at most a page
- * Returns: as secmalloc; EINVAL for another alignment.
- */
+/** secaligned_alloc - as secmalloc, aligned to a power of two, at most a page; else EINVAL. */
 void *secaligned_alloc(size_t alignment, size_t size) SECMALLOC_RESIZE(2);
 
 /**
- * secfree - wipe a chunk and give it back
+ * secfree - wipe a chunk, open or closed, and give it back; NULL does nothing; keeps errno
  *
- * Open or closed; NULL does nothing.  Faults: DOUBLE_FREE, INVALID_FREE, OVERFLOW, UNDERFLOW.
- * Keeps errno.  In a child a parent's chunk is left alone.  Should the kernel refuse access to
- * the pages of a protected chunk, it stays live and secmalloc_error() says so.
+ * Faults: DOUBLE_FREE, INVALID_FREE, OVERFLOW, UNDERFLOW.  In a child a parent's chunk is left
+ * alone.  If the kernel refuses access to a protected chunk, it stays live (secmalloc_error()).
  */
 void secfree(void *ptr);
 
@@ -318,11 +296,10 @@ char *secstrndup(const char *s, size_t n);
  * secmalloc_read_fd - bytes of a descriptor, straight into a new open chunk
  *
  * Reads until the end or max bytes, never one more.  A zero byte follows them, which *len does
- * not count; the chunk has *len + 1 bytes.  No byte is ever anywhere else in the process.
+ * not count.  No byte is ever anywhere else in the process.  No cancellation point.
  *
  * Returns: the chunk, or NULL with errno: EINVAL (max is 0, or len NULL), what read(2) says
  *          (EINTR is tried again), and as secmalloc; what was read is wiped.
- * Threads: no cancellation point.
  */
 void *secmalloc_read_fd(int fd, size_t max, size_t *len);
 
@@ -333,12 +310,9 @@ void *secmalloc_read_fd(int fd, size_t max, size_t *len);
  * newline, a zero byte behind it, in a chunk of max + 1 bytes.  As with readpassphrase(3), a
  * signal takes its course once the terminal was put back; after SIGTSTP the prompt comes again.
  *
- * Returns: the chunk, or NULL with errno
- *          EINVAL    max is 0, or prompt NULL
- *          EMSGSIZE  the line is longer than max: it was read to its end and dropped
- *          ENODATA   the end came before the first byte
- *          EINTR     a signal that the program handles came
- *          what read(2) says, and as secmalloc
+ * Returns: the chunk, or NULL with errno: EINVAL (max is 0, or prompt NULL), EMSGSIZE (the line is
+ *          longer than max: it was read to its end and dropped), ENODATA (the end came before the
+ *          first byte), EINTR (a signal that the program handles), as read(2) and as secmalloc
  * Threads: the handlers of SIGALRM, HUP, INT, PIPE, QUIT, TERM, TSTP, TTIN and TTOU are replaced
  *          for as long; a second thread waits for the first; no cancellation point.
  */
@@ -347,16 +321,13 @@ char *secmalloc_read_passphrase(const char *prompt, size_t max);
 /** secmalloc_free_at - secfree of the pointer in this variable.  NULL there is fine. */
 void secmalloc_free_at(void *variable);
 
-/** SECMALLOC_SCOPED - of a pointer variable: its chunk is freed where the variable's scope ends */
+/** SECMALLOC_SCOPED - a pointer variable so marked: its chunk is freed where its scope ends */
 #if defined(__GNUC__)
 #define SECMALLOC_SCOPED __attribute__((cleanup(secmalloc_free_at)))
 #endif
 
-/**
- * secmalloc_usable_size - exactly the size that was asked for
- *
- * Returns: the size; 0 for NULL; 0 with EINVAL for what is no live chunk (ECHILD: the parent's).
- */
+/** secmalloc_usable_size - exactly what was asked for; 0 for NULL; 0 with EINVAL (ECHILD: the
+ * parent's) for what is no live chunk. */
 size_t secmalloc_usable_size(const void *ptr);
 
 /** secmalloc_owns - 1 if ptr is the start of a live chunk, else 0; never faults or fails. */
@@ -365,9 +336,9 @@ int secmalloc_owns(const void *ptr);
 /**
  * secmalloc_protect - what the program may do with the pages of an isolated chunk
  *
- * Holds for the chunk open or closed; the library lifts it for its own work and restores it.
- * Should the kernel refuse that, the call fails with ENOMEM although its work is done, and the
- * chunk is SECMALLOC_READWRITE from then on.  secrealloc keeps it.
+ * Open or closed; the library lifts it for its own work and restores it.  Should the kernel refuse
+ * that, the call fails with ENOMEM although its work is done, and the chunk is SECMALLOC_READWRITE
+ * from then on.  secrealloc keeps it.
  *
  * Returns: 0, or -1 with errno
  *          EINVAL   NULL, foreign, interior or freed pointer; unknown access
@@ -388,11 +359,11 @@ void secmemzero(void *p, size_t n);
 
 /*
  * A closed chunk's bytes are AEAD ciphertext, under a nonce never used before with that key; tag
- * and nonce lie out of line.  The associated data binds address, size and generation, so a
- * flipped bit, two chunks swapped or older bytes put back are refused.  A closed chunk may be
- * read.  Writing it is tampering, found when it is opened.  Touch content only while no other
- * thread may close it: a write that overlaps a close loses the chunk (EBADMSG), and its bytes
- * may lie clear.
+ * and nonce lie out of line.  The associated data binds address, size and generation, so a flipped
+ * bit, two chunks swapped or older bytes put back are refused.  A closed chunk may be read.  Writing
+ * it is tampering, found when it is opened.  Where reseal_ms or another thread may close a chunk,
+ * touch its content only between hold and release: a write that overlaps a close loses the chunk
+ * (EBADMSG), and its bytes may lie clear.
  */
 
 /**
@@ -418,12 +389,8 @@ int secmalloc_encrypt(void *ptr);
  */
 int secmalloc_decrypt(void *ptr);
 
-/**
- * secmalloc_encrypt_all, secmalloc_decrypt_all - every chunk they can
- *
- * Returns: 0, also when not running, or -1 with the errno of the first chunk that could
- *          not be closed or opened; the others are.
- */
+/** secmalloc_encrypt_all, secmalloc_decrypt_all - every chunk they can.  Returns: 0, also when not
+ * running, or -1 with the errno of the first one that they could not. */
 int secmalloc_encrypt_all(void);
 int secmalloc_decrypt_all(void);
 
@@ -433,8 +400,8 @@ int secmalloc_is_encrypted(const void *ptr);
 /**
  * secmalloc_hold - open a chunk and keep it open until it is released as often
  *
- * Until then encrypt, encrypt_all and a moving secrealloc answer EBUSY, so threads can share it.
- * secfree of a held chunk is a mistake, as of one in use, and ends the holds.
+ * Until then encrypt, encrypt_all, lock and a moving secrealloc answer EBUSY, and reseal_ms leaves
+ * it.  secfree of a held chunk is a mistake, as of one in use, and ends the holds.
  *
  * Returns: 0, or -1 with errno as secmalloc_decrypt; EAGAIN: held 65,535 times already
  */
@@ -452,16 +419,56 @@ int secmalloc_release(void *ptr);
 
 /* -------------------------------------------------- keys and emergencies */
 
-/** secmalloc_rekey - a new master key; closed chunks are carried over.  Not yet. */
+/**
+ * secmalloc_rekey - a new master key; closed chunks are carried over, in locked memory
+ *
+ * Each record names its key, so every chunk can be opened at any moment.
+ *
+ * Returns: 0, or -1 with errno, and the old key is in force
+ *          EBADMSG  a closed chunk was tampered with: free it
+ *          ENOMEM   the pages of one cannot be locked
+ *          EINVAL   nothing runs
+ *          EACCES, ECANCELED as in the general rules, and what key_provider answers
+ * Cost:    opening and closing every closed chunk.
+ */
 int secmalloc_rekey(void);
 
-/** secmalloc_lock - close everything and wrap the key under material.  Not yet. */
+/**
+ * secmalloc_lock - close every chunk, and keep the key only under this material
+ *
+ * Argon2id of the material and a random salt wraps the key, every chunk is closed, the key is
+ * wiped.  The material is not kept.  Argon2id's work memory (256 MiB) is not locked.
+ *
+ * Returns: 0, or -1 with errno and nothing is locked; chunks already closed stay so
+ *          EBUSY   a chunk is held
+ *          EINVAL  the material is empty, or nothing runs
+ *          ENOMEM  Argon2id's work memory, or as secmalloc_encrypt
+ *          EACCES, ECANCELED as in the general rules
+ * Threads: those inside a call finish it, or are refused with EACCES.
+ * Cost:    0.7 s.
+ */
 int secmalloc_lock(const void *material, size_t len);
 
-/** secmalloc_unlock - undo secmalloc_lock.  Not yet. */
+/**
+ * secmalloc_unlock - undo secmalloc_lock; the chunks are still closed
+ *
+ * Returns: 0, or -1 with errno and it is still locked
+ *          EPERM   other material
+ *          EINVAL  the material is empty, or nothing is locked (in a forked child, say)
+ *          ENOMEM  Argon2id's work memory
+ *          ECANCELED as in the general rules
+ */
 int secmalloc_unlock(const void *material, size_t len);
 
-/** secmalloc_purge - destroy all keys and open chunks.  Not yet: it only sets errno to ENOTSUP. */
+/**
+ * secmalloc_purge - destroy all keys and open chunks, for good until secmalloc_term
+ *
+ * Async-signal-safe: takes no lock and allocates nothing.  When it returns, all stored keys are
+ * zero, so that what is closed cannot be opened by anybody, and so are open chunks, their protection
+ * lifted.  A call in progress, which a signal interrupted or another thread is in, wipes what it
+ * has in hand when it next runs and fails with ECANCELED.  Before init and after term it does
+ * nothing.  A process that calls exit(3), or returns from main, is purged last of all.
+ */
 void secmalloc_purge(void);
 
 /* --------------------------------------------------------- what is going on */
@@ -469,19 +476,12 @@ void secmalloc_purge(void);
 /**
  * secmalloc_stats - fill in what both sides know, zero the rest of the caller's
  *
- * Before init and after term every field but struct_size and live_at_term is 0.  Fields are read
- * one by one while other threads work: each is true of some moment.
- *
- * Returns: 0, or -1 with EINVAL: s is NULL or its struct_size is less than a size_t.
+ * While nothing runs every field but struct_size and live_at_term is 0.  While other threads work
+ * each field is true of some moment.  Returns: 0, or -1 with EINVAL: s NULL, struct_size too small.
  */
 int secmalloc_stats(struct secmalloc_stats *s);
 
-/**
- * secmalloc_error - the cause and the cure of the calling thread's last failure
- *
- * Returns: one line without newline, valid until the thread's next failure; "no error"
- *          before the first.  Never NULL.
- */
+/** secmalloc_error - one line on the calling thread's last failure; "no error" before the first. */
 const char *secmalloc_error(void);
 
 /** secmalloc_version - the library's version, as SECMALLOC_VERSION. */

@@ -49,7 +49,8 @@ use(unsigned id)
 static struct sm_message
 message(size_t n, uint64_t nonce)
 {
-	return (struct sm_message){ work, n, tag, nonce, ad, sizeof(ad) };
+	return (struct sm_message){ .bytes = work, .n = n, .tag = tag, .nonce = nonce, .ad = ad,
+		.ad_bytes = sizeof(ad) };
 }
 
 /** seal_clear - n bytes of clear, sealed in work and copied to sealed */
@@ -255,7 +256,8 @@ START_TEST(the_published_vector_gives_the_published_bytes_and_those_of_the_combi
 	const struct sm_aead *a = aeads[_i];
 	unsigned char got[256], combined[256];
 	char hex[512];
-	struct sm_raw r = { got, a->text_bytes, got + a->text_bytes, a->nonce, a->ad, a->ad_bytes };
+	struct sm_raw r = { got, got, a->text_bytes, got + a->text_bytes, a->nonce, a->ad,
+		a->ad_bytes };
 	unsigned long long n = 0;
 
 	if (!a->available())

@@ -245,18 +245,17 @@ END_TEST
 START_TEST(what_is_not_yet_is_enotsup)
 {
 	const struct secmalloc_config init = SECMALLOC_CONFIG_INIT;
-	struct secmalloc_config c[7];
+	struct secmalloc_config c[6];
 
-	for (size_t i = 0; i < 7; i++)
+	for (size_t i = 0; i < 6; i++)
 		c[i] = init;
 	c[0].fork = SECMALLOC_FORK_KEEP;
 	c[2].flags = SECMALLOC_TRANSPARENT;
-	c[3].reseal_ms = 1;
-	c[4].clear_limit = MIB;
-	c[5].store_dir = "/tmp";
-	c[6].cipher = SECMALLOC_CIPHER_AEGIS256;
+	c[3].clear_limit = MIB;
+	c[4].store_dir = "/tmp";
+	c[5].cipher = SECMALLOC_CIPHER_AEGIS256;
 	c[1].cipher = SECMALLOC_CIPHER_AEGIS128L;
-	for (size_t i = 0; i < 7; i++)
+	for (size_t i = 0; i < 6; i++)
 		assert_refused(&c[i], ENOTSUP);
 	c[0] = init;
 	c[0].flags = SECMALLOC_NO_THREAD;

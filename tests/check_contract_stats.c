@@ -263,7 +263,9 @@ START_TEST(each_failure_leaves_one_line_that_tells_it_from_others)
 	assert_one_line(previous, sizeof(previous));
 	FAILS_WITH(ENOTSUP, -1, secmalloc_protect(p, SECMALLOC_READONLY));
 	assert_one_line(previous, sizeof(previous));
-	FAILS_WITH(ENOTSUP, -1, secmalloc_rekey());
+	FAILS_WITH(EINVAL, -1, secmalloc_lock("", 0));
+	assert_one_line(previous, sizeof(previous));
+	FAILS_WITH(EINVAL, -1, secmalloc_unlock("material", 8));
 	assert_one_line(previous, sizeof(previous));
 	ck_assert_int_eq(secmalloc_encrypt(p), 0);
 	spoil(p, 0);
@@ -287,7 +289,7 @@ other_thread(void *arg)
 	(void)arg;
 	if (strcmp(unspoilt, "no error") != 0)
 		return "a new thread has an error already";
-	if (secmalloc_rekey() != -1 || strcmp(secmalloc_error(), "no error") == 0)
+	if (secmalloc_lock(NULL, 8) != -1 || strcmp(secmalloc_error(), "no error") == 0)
 		return "a failure left no text";
 	return NULL;
 }
@@ -340,23 +342,6 @@ START_TEST(the_library_has_the_version_of_its_header)
 }
 END_TEST
 
-START_TEST(calls_that_are_not_yet_are_enotsup)
-{
-	char *p = secstrdup("untouched");
-
-	FAILS_WITH(ENOTSUP, -1, secmalloc_rekey());
-	FAILS_WITH(ENOTSUP, -1, secmalloc_lock("material", 8));
-	FAILS_WITH(ENOTSUP, -1, secmalloc_unlock("material", 8));
-	errno = 0;
-	secmalloc_purge();
-	ck_assert_int_eq(errno, ENOTSUP);
-	ck_assert_str_eq(p, "untouched");
-	SUCCEEDS(secmalloc_encrypt(p));
-	SUCCEEDS(secmalloc_decrypt(p));
-	ck_assert_str_eq(p, "untouched");
-}
-END_TEST
-
 int
 main(void)
 {
@@ -379,6 +364,5 @@ main(void)
 	tcase_add_test(up, each_thread_has_its_own_error);
 	tcase_add_test(bare, a_refused_lock_names_the_limit_and_the_cure);
 	tcase_add_test(bare, the_library_has_the_version_of_its_header);
-	tcase_add_test(up, calls_that_are_not_yet_are_enotsup);
 	return run(s);
 }

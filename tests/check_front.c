@@ -67,19 +67,18 @@ END_TEST
 
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
-	struct secmalloc_config c[5];
-	static const char *const name[5] = { "TRANSPARENT", "FORK_KEEP", "reseal_ms", "clear_limit",
+	struct secmalloc_config c[4];
+	static const char *const name[4] = { "TRANSPARENT", "FORK_KEEP", "clear_limit",
 		"clear_limit" };
 	struct sm_config r;
 
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < 4; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	c[0].flags = SECMALLOC_TRANSPARENT;
 	c[1].fork = SECMALLOC_FORK_KEEP;
-	c[2].reseal_ms = 1;
-	c[3].clear_limit = 1;
-	c[4].store_dir = "/tmp";
-	for (int i = 0; i < 5; i++) {
+	c[2].clear_limit = 1;
+	c[3].store_dir = "/tmp";
+	for (int i = 0; i < 4; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);
 		ck_assert_ptr_nonnull(strstr(sm_error_text(), name[i]));
 	}

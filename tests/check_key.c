@@ -58,8 +58,12 @@ watched_release(struct sm_area *a)
 #define sm_os_obtain some_obtain
 #define sm_os_release watched_release
 #include "key/key.c"
+#include "key/change.c"
+#include "key/wrap.c"
 
 enum { THREADS = 8, TURNS = 10000, HIDDEN = 0, ANONYMOUS = 1, MODES = 2, PREKEY_BYTES = 32 };
+
+#define IN_FORCE sm_keys.epoch[sm_keys.now] /* the epoch */
 
 static struct sm_config conf;
 static unsigned char whole[SM_KEY_BYTES];
@@ -69,9 +73,9 @@ static _Alignas(64) unsigned char expanded[SM_CIPHER_STATE_BYTES];
 static void
 join_halves(void)
 {
-	crypto_generichash(whole, sizeof(whole), key.right.half, key.prekey_bytes, NULL, 0);
+	crypto_generichash(whole, sizeof(whole), sm_keys.right.half, sm_keys.prekey_bytes, NULL, 0);
 	for (size_t i = 0; i < sizeof(whole); i++)
-		whole[i] ^= key.left->half[i];
+		whole[i] ^= sm_keys.left->half[0][i];
 	memset(expanded, 0, sizeof(expanded));
 	sm_cipher_expand(expanded, whole);
 }
@@ -99,14 +103,11 @@ start(int mode)
 static struct sm_message
 message(unsigned char bytes[64], unsigned char tag[SM_TAG_BYTES])
 {
-	return (struct sm_message){ bytes, 64, tag, sm_key_nonce(), "ad", 2 };
+	return (struct sm_message){ .bytes = bytes, .n = 64, .tag = tag, .nonce = sm_key_nonce(),
+		.ad = "ad", .ad_bytes = 2 };
 }
 
-static bool
-holds(const void *page, const void *what, size_t n)
-{
-	return memmem(page, conf.page_bytes, what, n) != NULL;
-}
+#define holds(page, what, n) (memmem(page, conf.page_bytes, what, n) != NULL)
 
 /** assert_lends_the_same - a key lent is the one that join_halves gave */
 static void
@@ -114,7 +115,7 @@ assert_lends_the_same(void)
 {
 	struct sm_loan l;
 
-	sm_key_lend(&l);
+	ck_assert_int_eq(sm_key_lend(&l, 0), 0);
 	ck_assert_mem_eq(l.state, expanded, sizeof(expanded));
 	sm_key_return(&l);
 }
@@ -130,7 +131,7 @@ START_TEST(the_halves_joined_open_what_a_lent_key_sealed)
 	start(_i);
 	m = message(bytes, tag);
 	fill(bytes, sizeof(bytes), 3);
-	sm_key_lend(&l);
+	ck_assert_int_eq(sm_key_lend(&l, 0), 0);
 	sm_cipher_seal(l.state, &m);
 	sm_key_return(&l);
 	ck_assert_ptr_null(l.state);
@@ -147,20 +148,20 @@ START_TEST(no_page_at_rest_holds_the_key_or_more_than_its_half)
 	start(_i);
 	for (size_t round = 0; round < 3; round++) {
 		for (size_t i = 0; i + 8 <= sizeof(whole); i++) {
-			ck_assert(!holds(key.left, whole + i, 8));
-			ck_assert(!holds(key.right.half, whole + i, 8));
+			ck_assert(!holds(sm_keys.left, whole + i, 8));
+			ck_assert(!holds(sm_keys.right.half, whole + i, 8));
 		}
-		ck_assert(!all_zero(key.left, SM_KEY_BYTES));
-		ck_assert(!all_zero(key.right.half, PREKEY_BYTES));
-		ck_assert(all_zero(key.left + 1, conf.page_bytes - sizeof(*key.left)));
-		ck_assert(all_zero(key.right.next, conf.page_bytes - PREKEY_BYTES));
-		ck_assert(all_zero(key.slots, conf.page_bytes));
-		sm_key_lend(&l);
-		ck_assert(all_zero(key.slots->lent[l.slot].whole, SM_KEY_BYTES));
-		ck_assert_ptr_eq(l.state, key.slots->lent[l.slot].state);
+		ck_assert(!all_zero(sm_keys.left, SM_KEY_BYTES));
+		ck_assert(!all_zero(sm_keys.right.half, PREKEY_BYTES));
+		ck_assert(all_zero(sm_keys.left + 1, conf.page_bytes - sizeof(*sm_keys.left)));
+		ck_assert(all_zero(sm_keys.right.next, conf.page_bytes - PREKEY_BYTES));
+		ck_assert(all_zero(sm_keys.slots, conf.page_bytes));
+		ck_assert_int_eq(sm_key_lend(&l, 0), 0);
+		ck_assert(all_zero(sm_keys.slots->lent[l.slot].whole, SM_KEY_BYTES));
+		ck_assert_ptr_eq(l.state, sm_keys.slots->lent[l.slot].state);
 		ck_assert_uint_eq((uintptr_t)l.state % 64, 0);
 		sm_key_return(&l);
-		resplit(key.split_ms + 1);
+		sm_key_split(sm_keys.split_ms + 1);
 	}
 }
 END_TEST
@@ -168,10 +169,10 @@ END_TEST
 /* ----------------------------------------------------------------------- re-split */
 
 static bool
-halves_differ(const struct left *left, const unsigned char *right)
+halves_differ(const struct sm_left *left, const unsigned char *right)
 {
-	bool l = memcmp(left->half, key.left->half, sizeof(left->half)) != 0;
-	bool r = memcmp(right, key.right.half, PREKEY_BYTES) != 0;
+	bool l = memcmp(left->half, sm_keys.left->half, sizeof(left->half)) != 0;
+	bool r = memcmp(right, sm_keys.right.half, PREKEY_BYTES) != 0;
 
 	ck_assert_int_eq(l, r);
 	return l;
@@ -179,14 +180,14 @@ halves_differ(const struct left *left, const unsigned char *right)
 
 START_TEST(a_resplit_changes_both_halves_and_not_the_key)
 {
-	struct left left;
+	struct sm_left left;
 	unsigned char right[PREKEY_BYTES];
 
 	start(_i);
 	for (size_t i = 0; i < 100; i++) {
-		left = *key.left;
-		memcpy(right, key.right.half, sizeof(right));
-		resplit(key.split_ms + 1);
+		left = *sm_keys.left;
+		memcpy(right, sm_keys.right.half, sizeof(right));
+		sm_key_split(sm_keys.split_ms + 1);
 		ck_assert(halves_differ(&left, right));
 		assert_lends_the_same();
 	}
@@ -195,36 +196,36 @@ END_TEST
 
 START_TEST(a_key_lent_after_resplit_ms_is_resplit_and_before_it_is_not)
 {
-	struct left left;
+	struct sm_left left;
 	unsigned char right[PREKEY_BYTES];
 
 	start(_i);
-	left = *key.left;
-	memcpy(right, key.right.half, sizeof(right));
+	left = *sm_keys.left;
+	memcpy(right, sm_keys.right.half, sizeof(right));
 	assert_lends_the_same();
 	ck_assert(!halves_differ(&left, right));
 	conf.resplit_ms = 1;
 	nanosleep(&(struct timespec){ 0, 50000000 }, NULL);
 	assert_lends_the_same();
 	ck_assert(halves_differ(&left, right));
-	ck_assert(all_zero(key.right.next, conf.page_bytes - PREKEY_BYTES));
+	ck_assert(all_zero(sm_keys.right.next, conf.page_bytes - PREKEY_BYTES));
 }
 END_TEST
 
 START_TEST(a_resplit_without_randomness_keeps_the_split_and_the_next_one_works)
 {
-	struct left left;
+	struct sm_left left;
 	unsigned char right[PREKEY_BYTES];
 
 	start(_i);
-	left = *key.left;
-	memcpy(right, key.right.half, sizeof(right));
+	left = *sm_keys.left;
+	memcpy(right, sm_keys.right.half, sizeof(right));
 	calls_until_failure = 1;
-	resplit(key.split_ms + 1);
+	sm_key_split(sm_keys.split_ms + 1);
 	ck_assert_uint_eq(calls_until_failure, 0);
 	ck_assert(!halves_differ(&left, right));
 	assert_lends_the_same();
-	resplit(key.split_ms + 1);
+	sm_key_split(sm_keys.split_ms + 1);
 	ck_assert(halves_differ(&left, right));
 	assert_lends_the_same();
 }
@@ -275,15 +276,15 @@ START_TEST(every_page_is_locked_undumped_and_kept_from_children)
 	const char *head, *flags;
 
 	start(_i);
-	for (size_t i = 0; i < PAGES; i++) {
-		bool hidden = key.page[i].granted & SECMALLOC_HIDDEN;
+	for (size_t i = 0; i < SM_KEY_PAGES; i++) {
+		bool hidden = sm_keys.page[i].granted & SECMALLOC_HIDDEN;
 
-		flags = flags_of(key.page[i].base, &head);
+		flags = flags_of(sm_keys.page[i].base, &head);
 		ck_assert_msg(strstr(flags, " lo") && strstr(flags, " dd"), "%s", flags);
 		ck_assert_msg(strstr(flags, hidden ? " dc" : " wf") != NULL, "%s", flags);
 		ck_assert_msg(!strstr(head, "secretmem") == !hidden, "%s", head);
 	}
-	ck_assert_uint_eq(sm_count.locked_bytes, PAGES * conf.page_bytes);
+	ck_assert_uint_eq(sm_count.locked_bytes, SM_KEY_PAGES * conf.page_bytes);
 	ck_assert_uint_eq(sm_key_granted() & ~(unsigned)SECMALLOC_HIDDEN,
 		SECMALLOC_LOCKED | SECMALLOC_GUARDED | SECMALLOC_NODUMP | SECMALLOC_FORKSAFE);
 }
@@ -301,14 +302,14 @@ touch(void *arg)
 	const struct touch *t = arg;
 
 	start(t->mode);
-	(void)*byte_at(key.page[t->page].base, t->offset);
+	(void)*byte_at(sm_keys.page[t->page].base, t->offset);
 }
 
 START_TEST(the_pages_on_both_sides_of_each_page_are_inaccessible)
 {
 	ptrdiff_t page = (ptrdiff_t)conf.page_bytes;
 
-	for (size_t i = 0; i < PAGES; i++) {
+	for (size_t i = 0; i < SM_KEY_PAGES; i++) {
 		assert_exits_0(touch, &(struct touch){ _i, i, 0 });
 		assert_exits_0(touch, &(struct touch){ _i, i, page - 1 });
 		assert_segv(touch, &(struct touch){ _i, i, -1 });
@@ -330,7 +331,7 @@ START_TEST(a_stop_wipes_and_unmaps_and_may_be_repeated)
 	ck_assert_str_ne(before, after);
 	sm_key_stop();
 	sm_key_stop();
-	ck_assert_uint_eq(released, PAGES);
+	ck_assert_uint_eq(released, SM_KEY_PAGES);
 	ck_assert_uint_eq(released_dirty, 0);
 	ck_assert_uint_eq(sm_key_granted(), 0);
 	ck_assert_uint_eq(sm_count.locked_bytes, 0);
@@ -351,7 +352,7 @@ START_TEST(a_start_that_fails_at_any_step_leaves_nothing_mapped)
 		ck_assert_str_eq(read_file("/proc/self/maps", after, sizeof(after)), before);
 		ck_assert_uint_eq(sm_key_granted(), 0);
 		ck_assert_uint_eq(sm_count.locked_bytes, 0);
-		ck_assert_uint_eq(sm_key_epoch(), 0);
+		ck_assert_uint_eq(IN_FORCE, 0);
 		ck_assert_uint_eq(released_dirty, 0);
 	}
 	ck_assert_uint_eq(step, 7); /* reserve, three pages, two halves */
@@ -361,15 +362,15 @@ START_TEST(a_start_that_fails_at_any_step_leaves_nothing_mapped)
 }
 END_TEST
 
-START_TEST(every_start_has_its_own_epoch_and_key_and_counts_nonces_anew)
+START_TEST(every_start_has_its_own_epoch_and_key_and_no_nonce_comes_twice)
 {
 	unsigned char was[SM_KEY_BYTES] = { 0 };
 
 	for (uint32_t i = 1; i <= 20; i++) {
 		start(_i);
-		ck_assert_uint_eq(sm_key_epoch(), i);
-		ck_assert_uint_eq(sm_key_nonce(), 0);
-		ck_assert_uint_eq(sm_key_nonce(), 1);
+		ck_assert_uint_eq(IN_FORCE, i);
+		ck_assert_uint_eq(sm_key_nonce(), 2 * i - 2);
+		ck_assert_uint_eq(sm_key_nonce(), 2 * i - 1);
 		ck_assert(memcmp(was, whole, sizeof(was)) != 0);
 		memcpy(was, whole, sizeof(was));
 		sm_key_stop();
@@ -381,15 +382,15 @@ static void
 orphan(void *old)
 {
 	struct sm_loan l;
-	uint32_t epoch = sm_key_epoch();
+	uint32_t epoch = IN_FORCE;
 
 	sm_locks_forget();
 	sm_key_orphan();
-	if (sm_key_granted() || sm_key_start() || sm_key_epoch() == epoch)
+	if (sm_key_granted() || sm_key_start() || IN_FORCE == epoch)
 		_exit(1);
-	for (size_t i = 0; i < 2 * SLOTS; i++) { /* no lock of the parent is in the way */
+	for (size_t i = 0; i < 2 * SM_SLOTS; i++) { /* no lock of the parent is in the way */
 		my_slot = 0;
-		sm_key_lend(&l);
+		ck_assert_int_eq(sm_key_lend(&l, 0), 0);
 		if (!memcmp(l.state, expanded, sizeof(expanded)))
 			_exit(2);
 		sm_key_return(&l);
@@ -403,10 +404,10 @@ START_TEST(an_orphan_has_lost_the_pages_and_may_start_a_key_of_its_own)
 	struct sm_loan l;
 
 	start(_i);
-	sm_key_lend(&l);
+	ck_assert_int_eq(sm_key_lend(&l, 0), 0);
 	assert_exits_0(orphan, NULL);
-	for (size_t i = 0; i < PAGES; i++)
-		assert_segv(orphan, key.page[i].base);
+	for (size_t i = 0; i < SM_KEY_PAGES; i++)
+		assert_segv(orphan, sm_keys.page[i].base);
 	sm_key_return(&l);
 	assert_lends_the_same();
 }
@@ -414,7 +415,7 @@ END_TEST
 
 /* ------------------------------------------------------------------------ threads */
 
-static _Atomic unsigned in_slot[SLOTS], faults;
+static _Atomic unsigned in_slot[SM_SLOTS], faults;
 static uint64_t nonces[THREADS * TURNS];
 
 static void *
@@ -424,7 +425,7 @@ borrow(void *arg)
 	struct sm_loan l;
 
 	for (size_t i = 0; i < TURNS; i++) {
-		sm_key_lend(&l);
+		ck_assert_int_eq(sm_key_lend(&l, 0), 0);
 		faults += in_slot[l.slot]++ != 0;
 		mine[i] = sm_key_nonce();
 		faults += memcmp(l.state, expanded, sizeof(expanded)) != 0;
@@ -455,7 +456,7 @@ START_TEST(eight_threads_share_the_slots_one_at_a_time_and_never_a_nonce)
 	for (size_t i = 0; i < THREADS; i++)
 		ck_assert_int_eq(pthread_join(t[i], NULL), 0);
 	ck_assert_uint_eq(faults, 0);
-	ck_assert(all_zero(key.slots, conf.page_bytes));
+	ck_assert(all_zero(sm_keys.slots, conf.page_bytes));
 	qsort(nonces, THREADS * TURNS, sizeof(nonces[0]), by_value);
 	for (size_t i = 1; i < THREADS * TURNS; i++)
 		if (nonces[i] == nonces[i - 1])
@@ -485,7 +486,7 @@ main(void)
 	tcase_add_loop_test(tc, a_stop_wipes_and_unmaps_and_may_be_repeated, 0, MODES);
 	if (!SANITIZED)
 		tcase_add_loop_test(tc, a_start_that_fails_at_any_step_leaves_nothing_mapped, 0, MODES);
-	tcase_add_loop_test(tc, every_start_has_its_own_epoch_and_key_and_counts_nonces_anew,
+	tcase_add_loop_test(tc, every_start_has_its_own_epoch_and_key_and_no_nonce_comes_twice,
 		0, MODES);
 	tcase_add_loop_test(tc, an_orphan_has_lost_the_pages_and_may_start_a_key_of_its_own,
 		0, MODES);

@@ -14,6 +14,7 @@
 #define SM_NOINLINE __attribute__((noinline))
 #define SM_INLINE static inline __attribute__((always_inline))
 #define SM_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define SM_NO_TSAN __attribute__((no_sanitize("thread"))) /* looks at what may change */
 #define SM_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SM_TLS _Thread_local __attribute__((tls_model("initial-exec")))
 
@@ -92,6 +93,7 @@ enum sm_rank {
 	SM_RANK_ARENA = 3 * 16 + 6,    /* heap: the slabs and the tally of one arena */
 	SM_RANK_KEY_SLOT = 3 * 16 + 8, /* key: one scratch slot; lent while heap works */
 	SM_RANK_CHUNK = 4 * 16 + 0,    /* seal: one chunk's record and bytes */
+	SM_RANK_BATCH = 4 * 16 + 8,    /* seal: whoever walks over all chunks, or changes the key */
 	SM_RANK_LIFE = 6 * 16 + 0      /* front: start, stop, fork */
 };
 
@@ -138,7 +140,7 @@ void sm_locks_forget(void);
 
 /** What was resolved at start; read-only pages from then until stop, zero in a forked child. */
 struct sm_config {
-	uint64_t mark;          /* not 0, but in a forked child: the page is wiped there */
+	uint64_t mark;          /* 0 in a forked child: the page is wiped there */
 	uint64_t canary;        /* secret of the canaries */
 	size_t page_bytes;      /* power of two */
 	size_t pool_bytes;      /* multiple of page_bytes, never 0 once running */
@@ -154,9 +156,13 @@ struct sm_config {
 	int (*key_provider)(unsigned char key[32], void *arg); /* NULL: random */
 	void *key_arg;
 	unsigned resplit_ms;
+	unsigned reseal_ms; /* 0: never */
+	bool no_thread;
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;
 };
+
+enum { SM_MARK = 1, SM_MARK_CHORES = 2 /* each call looks whether there is something to do */ };
 
 /** The config, from the beginning of the start to the end of the stop; never NULL. It points to
  * sm_config_none or to a page that is never unmapped, so whoever read it may use it. */
@@ -182,13 +188,70 @@ sm_config_runs(void)
 /** sm_config_check - the invariants of a frozen config */
 void sm_config_check(const struct sm_config *c);
 
+/* ------------------------------------------------------------------ state */
+
+/** What the library is in; SM_PURGED is a bit beside the others, and stays until SM_DOWN. */
+enum sm_state {
+	SM_DOWN = 0, /* before start and after stop */
+	SM_STARTING,
+	SM_UP,
+	SM_LOCKED, /* closed by secmalloc_lock, or about to be */
+	SM_PURGED = 8
+};
+extern _Atomic unsigned sm_state;
+
+/** sm_state_is - in this state, and not purged */
+static inline bool
+sm_state_is(enum sm_state s)
+{
+	return atomic_load_explicit(&sm_state, memory_order_acquire) == (unsigned)s;
+}
+
+/** sm_purged - what a call that works with keys or clear bytes asks after it has stored some */
+static inline bool
+sm_purged(void)
+{
+	return atomic_load_explicit(&sm_state, memory_order_acquire) & SM_PURGED;
+}
+
+/** sm_state_change - from one to the other. ECANCELED: purged meanwhile. */
+int sm_state_change(enum sm_state from, enum sm_state to);
+
+/** sm_gate_open - from this state to SM_UP: calls may come in. ECANCELED: purged. */
+int sm_gate_open(enum sm_state from);
+
+/** sm_gate_shut - from SM_UP to SM_LOCKED: none may come in. ECANCELED: purged. */
+int sm_gate_shut(void);
+
+/** sm_state_refuse - note why nothing goes. ECANCELED: purged; EACCES: locked. */
+SM_COLD int sm_state_refuse(void);
+
+/**
+ * sm_purge_enter, sm_purge_leave - around a purge: async-signal-safe
+ *
+ * Between them no page that held clear bytes or keys is taken away by another thread: who does
+ * that makes it known first (a record that is no longer live, a pointer that is NULL) and then
+ * calls sm_purge_await. Returns: false, and nothing is to be done: nothing runs here.
+ */
+bool sm_purge_enter(void);
+void sm_purge_leave(void);
+
+/** sm_purge_await - until no purge is under way that may still see what was there before */
+void sm_purge_await(void);
+
+/** sm_purge_fence - sm_purged, asked after all that was stored before is known to every thread */
+bool sm_purge_fence(void);
+
+/** sm_state_forget - in a forked child: nothing runs, nobody purges */
+void sm_state_forget(void);
+
 /* --------------------------------------------------------------- counters */
 
 /** What stats reports; each is changed by relaxed atomics. */
 struct sm_counters {
 	_Atomic uint64_t pools, pool_bytes, locked_bytes;
 	_Atomic uint64_t chunks_encrypted, bytes_encrypted;
-	_Atomic uint64_t seals, unseals, tampered, live_at_term;
+	_Atomic uint64_t seals, unseals, reseals, tampered, live_at_term;
 };
 extern struct sm_counters sm_count;
 

@@ -44,7 +44,7 @@ expand(void *state, const unsigned char *key)
 static void
 seal(const void *state, const struct sm_raw *r)
 {
-	crypto_aead_aes256gcm_encrypt_detached_afternm(r->bytes, r->tag, NULL, r->bytes, r->n,
+	crypto_aead_aes256gcm_encrypt_detached_afternm(r->to, r->tag, NULL, r->bytes, r->n,
 		r->ad, r->ad_bytes, NULL, r->nonce, state);
 }
 

@@ -71,7 +71,7 @@ self_test(const struct sm_aead *a)
 {
 	_Alignas(64) unsigned char state[SM_CIPHER_STATE_BYTES];
 	unsigned char text[KAT_TEXT_BYTES], tag[SM_TAG_BYTES];
-	struct sm_raw r = { text, a->text_bytes, tag, a->nonce, a->ad, a->ad_bytes };
+	struct sm_raw r = { text, text, a->text_bytes, tag, a->nonce, a->ad, a->ad_bytes };
 	int e = EIO;
 
 	sm_assert(a->text_bytes <= sizeof(text));
@@ -142,7 +142,8 @@ raw(const struct sm_message *m, unsigned char nonce[SM_NONCE_BYTES])
 {
 	memset(nonce, 0, SM_NONCE_BYTES);
 	memcpy(nonce, &m->nonce, sizeof(m->nonce));
-	return (struct sm_raw){ m->bytes, m->n, m->tag, nonce, m->ad, m->ad_bytes };
+	return (struct sm_raw){ m->bytes, m->to ? m->to : m->bytes, m->n, m->tag, nonce, m->ad,
+		m->ad_bytes };
 }
 
 void

@@ -19,6 +19,7 @@ struct sm_message {
 	size_t n;
 	unsigned char *tag; /* SM_TAG_BYTES, out of line */
 	uint64_t nonce;
+	unsigned char *to; /* sealing: where the ciphertext goes; NULL: in place */
 	const void *ad; /* associated data: authenticated, not stored */
 	size_t ad_bytes;
 };

@@ -9,6 +9,7 @@
 /** A message with the nonce spelled out, so that published vectors can be tested. */
 struct sm_raw {
 	unsigned char *bytes;
+	unsigned char *to; /* sealing: the ciphertext */
 	size_t n;
 	unsigned char *tag;
 	const unsigned char *nonce;

@@ -41,7 +41,7 @@ expand(void *state, const unsigned char *key)
 static void
 seal(const void *state, const struct sm_raw *r)
 {
-	crypto_aead_xchacha20poly1305_ietf_encrypt_detached(r->bytes, r->tag, NULL, r->bytes, r->n,
+	crypto_aead_xchacha20poly1305_ietf_encrypt_detached(r->to, r->tag, NULL, r->bytes, r->n,
 		r->ad, r->ad_bytes, NULL, r->nonce, state);
 }
 

@@ -1,6 +1,7 @@
 #include "front/inside.h"
 
 #include "heap/heap.h"
+#include "key/key.h"
 #include "os/os.h"
 #include "seal/seal.h"
 
@@ -37,17 +38,48 @@ stranger(const void *ptr)
 					 : "the pointer is NULL: pass what secmalloc returned");
 }
 
+/* In this order: purged, no chunk, locked. */
+static SM_COLD int
+turn_away(const void *ptr)
+{
+	struct sm_answer a;
+	int e;
+
+	if (sm_purged())
+		return sm_state_refuse();
+	if (!ptr || !sm_state_is(SM_LOCKED))
+		return stranger(ptr);
+	e = sm_seal_ask(ptr, &a);
+	return e ? e : sm_state_refuse();
+}
+
 static inline int
 enter(const void *ptr)
 {
-	return sm_life_runs() && ptr ? 0 : stranger(ptr);
+	return sm_life_runs() && ptr ? 0 : turn_away(ptr);
 }
 
-/* The one place where calls of later versions are refused. */
-static int
-later(const char *call)
+/* For what goes on while all is locked or purged. */
+static inline int
+enter_anyway(const void *ptr)
 {
-	return answer(sm_fail(ENOTSUP, "%s: not in version %s", call, SECMALLOC_VERSION), 0);
+	return sm_life_stands() && ptr ? 0 : stranger(ptr);
+}
+
+/* For calls without a pointer: 0 runs, -1 nothing is there, else why not. */
+static int
+enter_all(void)
+{
+	if (sm_life_runs())
+		return 0;
+	return sm_life_stands() ? sm_state_refuse() : -1;
+}
+
+/* A mistake in the arguments, unless everything is over anyway. */
+static int
+mistake(int e)
+{
+	return answer(!sm_life_runs() && sm_purged() ? sm_state_refuse() : e, 0);
 }
 
 /* ------------------------------------------------------------- lifecycle */
@@ -104,19 +136,19 @@ seccalloc(size_t nmemb, size_t size)
 {
 	size_t bytes;
 
-	if (__builtin_mul_overflow(nmemb, size, &bytes))
-		return answer_ptr(sm_fail(ENOMEM, "%zu times %zu bytes overflow: ask for less",
-					  nmemb, size), 0, NULL);
-	return alloc(bytes, 1);
+	if (!__builtin_mul_overflow(nmemb, size, &bytes))
+		return alloc(bytes, 1);
+	(void)mistake(sm_fail(ENOMEM, "%zu times %zu bytes overflow: ask for less", nmemb, size));
+	return NULL;
 }
 
 void *
 secaligned_alloc(size_t alignment, size_t size)
 {
-	if (alignment == 0 || (alignment & (alignment - 1)) || alignment > sm_os_page_bytes())
-		return answer_ptr(sm_fail(EINVAL, "alignment %zu is not a power of two up to a page",
-					  alignment), 0, NULL);
-	return alloc(size, alignment);
+	if (alignment && !(alignment & (alignment - 1)) && alignment <= sm_os_page_bytes())
+		return alloc(size, alignment);
+	(void)mistake(sm_fail(EINVAL, "alignment %zu is not a power of two up to a page", alignment));
+	return NULL;
 }
 
 void *
@@ -127,14 +159,14 @@ secrealloc(void *ptr, size_t size)
 
 	if (!ptr)
 		return secmalloc(size);
-	if (size == 0) {
+	e = enter(ptr);
+	if (size == 0 && e != ECANCELED) {
 		secfree(ptr);
 		return NULL;
 	}
-	e = enter(ptr);
-	if (e == EINVAL)
+	if (e == EINVAL && !sm_life_stands())
 		sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
-	if (e == 0)
+	if (e == 0 || e == EINVAL) /* which while all is locked is a fault still */
 		e = sm_seal_realloc(ptr, size, &out);
 	return answer_ptr(e, kept, out);
 }
@@ -146,7 +178,7 @@ secfree(void *ptr)
 
 	if (!ptr)
 		return;
-	e = enter(ptr);
+	e = enter_anyway(ptr);
 	if (e == EINVAL)
 		sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
 	if (e == 0 && sm_seal_free(ptr))
@@ -170,7 +202,8 @@ duplicate(const char *s, size_t n)
 static char *
 no_string(void)
 {
-	return answer_ptr(sm_fail(EINVAL, "the string is NULL: pass a string"), 0, NULL);
+	(void)mistake(sm_fail(EINVAL, "the string is NULL: pass a string"));
+	return NULL;
 }
 
 char *
@@ -188,7 +221,7 @@ secstrndup(const char *s, size_t n)
 static int
 ask(const void *ptr, struct sm_answer *a)
 {
-	int e = enter(ptr);
+	int e = enter_anyway(ptr);
 
 	return e ? e : sm_seal_ask(ptr, a);
 }
@@ -209,7 +242,7 @@ secmalloc_owns(const void *ptr)
 {
 	struct sm_chunk *c;
 
-	return ptr && sm_life_runs() && sm_heap_find(ptr, &c) == SM_FOUND && sm_heap_live(c);
+	return ptr && sm_life_stands() && sm_heap_find(ptr, &c) == SM_FOUND && sm_heap_live(c);
 }
 
 int
@@ -258,26 +291,26 @@ secmalloc_decrypt(void *ptr)
 int
 secmalloc_encrypt_all(void)
 {
-	int kept = errno;
+	int kept = errno, e = enter_all();
 
-	return answer(sm_life_runs() ? sm_seal_close_all() : 0, kept);
+	return answer(e ? e > 0 ? e : 0 : sm_seal_close_all(), kept);
 }
 
 int
 secmalloc_decrypt_all(void)
 {
-	int kept = errno;
+	int kept = errno, e = enter_all();
 
-	return answer(sm_life_runs() ? sm_seal_open_all() : 0, kept);
+	return answer(e ? e > 0 ? e : 0 : sm_seal_open_all(), kept);
 }
 
 int
 secmalloc_is_encrypted(const void *ptr)
 {
 	struct sm_answer a = { 0 };
-	int kept = errno;
+	int kept = errno, e = ask(ptr, &a);
 
-	return answer(ask(ptr, &a), kept) ? -1 : a.sealed;
+	return answer(sm_purged() ? sm_state_refuse() : e, kept) ? -1 : a.sealed;
 }
 
 int
@@ -296,34 +329,75 @@ secmalloc_release(void *ptr)
 	return answer(e ? e : sm_seal_release(ptr), kept);
 }
 
-/* -------------------------------------------------- of later versions */
+/* -------------------------------------------------- keys and emergencies */
+
+static int
+nothing_runs(void)
+{
+	return sm_fail(EINVAL, "nothing runs: call secmalloc_init first");
+}
 
 int
 secmalloc_rekey(void)
 {
-	return later("secmalloc_rekey");
+	int kept = errno, e = enter_all();
+
+	return answer(e ? e > 0 ? e : nothing_runs() : sm_seal_rekey(), kept);
+}
+
+static int
+check_material(const void *material, size_t len)
+{
+	if (material && len > 0)
+		return 0;
+	return sm_fail(EINVAL, "the material is empty: pass a passphrase or a key");
 }
 
 int
 secmalloc_lock(const void *material, size_t len)
 {
-	(void)material;
-	(void)len;
-	return later("secmalloc_lock");
+	int kept = errno, e = enter_all();
+
+	if (e != ECANCELED && check_material(material, len))
+		e = EINVAL;
+	else if (e < 0)
+		e = nothing_runs();
+	return answer(e ? e : sm_seal_lock(material, len), kept);
 }
 
 int
 secmalloc_unlock(const void *material, size_t len)
 {
-	(void)material;
-	(void)len;
-	return later("secmalloc_unlock");
+	int kept = errno, e = enter_all();
+
+	if (e != ECANCELED && check_material(material, len))
+		e = EINVAL;
+	else if (e < 0)
+		e = nothing_runs();
+	else if (e != ECANCELED)
+		e = sm_seal_unlock(material, len);
+	return answer(e, kept);
 }
 
+/* Async-signal-safe, all the way down: no lock, no text. */
 void
 secmalloc_purge(void)
 {
-	errno = ENOTSUP; /* async-signal-safe: no text */
+	int kept = errno;
+
+	if (sm_purge_enter()) {
+		sm_key_purge();
+		sm_heap_purge();
+		sm_purge_leave();
+	}
+	errno = kept;
+}
+
+/* A process that ends leaves nothing in memory that the kernel clears only when it is used again. */
+__attribute__((destructor)) static void
+at_exit(void)
+{
+	secmalloc_purge();
 }
 
 /* --------------------------------------------------------- what is going on */

@@ -29,12 +29,33 @@ SM_COLD bool sm_life_settle(void);
 /** sm_life_start - before a first allocation: the defaults, or in a child the parent's config */
 SM_COLD int sm_life_start(void);
 
-/** sm_life_runs - started, and not a forked child's leftover */
+/** sm_life_runs - started, and not a forked child's leftover; nor locked nor purged */
 static inline bool
 sm_life_runs(void)
 {
-	return SM_LIKELY(sm_config_runs()) || sm_life_settle();
+	const struct sm_config *c = atomic_load_explicit(&sm_config_up, memory_order_acquire);
+
+	return SM_LIKELY(c->mark == SM_MARK) || sm_life_settle();
 }
+
+/** sm_life_stands - the same, be it locked or purged */
+static inline bool
+sm_life_stands(void)
+{
+	return sm_life_runs() || sm_purged() || sm_state_is(SM_LOCKED);
+}
+
+/** sm_helper_start - the thread that reseals, where the config asks for it. EAGAIN: no thread. */
+int sm_helper_start(void);
+
+/** sm_helper_stop - it has ended */
+void sm_helper_stop(void);
+
+/** sm_helper_forget - in a forked child: it is not here */
+void sm_helper_forget(void);
+
+/** sm_helper_chores - what it would do, by whoever calls the library, if it is time */
+void sm_helper_chores(void);
 
 /** sm_stats_fill - as secmalloc_stats, an errno value returned */
 int sm_stats_fill(struct secmalloc_stats *s);

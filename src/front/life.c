@@ -4,6 +4,7 @@
 #include "heap/heap.h"
 #include "key/key.h"
 #include "os/os.h"
+#include "seal/seal.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -121,7 +122,7 @@ start_config(const struct sm_config *wanted, struct sm_config **out)
 	if (e)
 		return e;
 	memcpy(*out, wanted, sizeof(*wanted));
-	(*out)->mark = 1;
+	(*out)->mark = wanted->reseal_ms && wanted->no_thread ? SM_MARK_CHORES : SM_MARK;
 	e = sm_os_random(&(*out)->canary, sizeof((*out)->canary));
 	if (e == 0)
 		atomic_store_explicit(&sm_config_now, *out, memory_order_release);
@@ -136,7 +137,7 @@ stop_config(void)
 }
 
 static int
-start(const struct sm_config *wanted)
+climb(const struct sm_config *wanted)
 {
 	struct sm_config *c;
 	int e;
@@ -164,15 +165,34 @@ start(const struct sm_config *wanted)
 	e = start_undumpable(c);
 	if (e)
 		goto stop_heap;
+	e = sm_helper_start();
+	if (e)
+		goto stop_heap;
+	e = sm_gate_open(SM_STARTING);
+	if (e)
+		goto stop_helper;
 	atomic_store_explicit(&sm_count.live_at_term, 0, memory_order_relaxed);
-	atomic_store_explicit(&sm_config_up, c, memory_order_release);
 	return 0;
+stop_helper:
+	sm_helper_stop();
 stop_heap:
 	sm_heap_stop();
 stop_key:
 	sm_key_stop();
 stop_config:
 	stop_config();
+	return e;
+}
+
+static int
+start(const struct sm_config *wanted)
+{
+	int e = sm_state_change(SM_DOWN, SM_STARTING);
+
+	if (e == 0)
+		e = climb(wanted);
+	if (e)
+		atomic_store(&sm_state, SM_DOWN);
 	return e;
 }
 
@@ -183,9 +203,12 @@ stop_config:
 static void
 orphan(void)
 {
+	sm_state_forget();
+	sm_helper_forget();
 	sm_os_orphan();
 	if (sm_config() == &sm_config_none)
 		return;
+	sm_seal_orphan();
 	sm_heap_orphan();
 	sm_key_orphan();
 	sm_count_reset();
@@ -221,6 +244,14 @@ after_fork_in_child(void)
 	errno = kept;
 }
 
+static bool
+is_inherited(void)
+{
+	const struct sm_config *c = sm_config();
+
+	return c != &sm_config_none && c->mark == 0;
+}
+
 bool
 sm_life_settle(void)
 {
@@ -228,10 +259,16 @@ sm_life_settle(void)
 
 	if (sm_config() == &sm_config_none)
 		return false;
+	if (sm_config_runs()) {
+		sm_helper_chores();
+		return sm_config_runs();
+	}
+	if (!is_inherited() && (sm_purged() || sm_state_is(SM_LOCKED)))
+		return false;
 	take_life();
-	runs = sm_config_runs();
-	if (!runs)
+	if (is_inherited())
 		orphan();
+	runs = sm_config_runs();
 	sm_lock_release(&lock, SM_RANK_LIFE);
 	return runs;
 }
@@ -279,7 +316,7 @@ sm_life_init(const struct secmalloc_config *c)
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	(void)sm_life_runs();
 	take_life();
-	if (sm_config_runs())
+	if (atomic_load(&sm_state) != SM_DOWN)
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
 	else
@@ -296,7 +333,9 @@ sm_life_start(void)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	take_life();
-	if (!sm_config_runs())
+	if (sm_purged() || sm_state_is(SM_LOCKED))
+		e = sm_state_refuse();
+	else if (!sm_config_runs())
 		e = init(&asked);
 	sm_lock_release(&lock, SM_RANK_LIFE);
 	pthread_setcancelstate(state, NULL);
@@ -308,14 +347,17 @@ sm_life_term(void)
 {
 	struct sm_tally t;
 
-	if (!sm_life_runs())
+	if (!sm_life_stands())
 		return;
 	take_life();
+	sm_helper_stop();
+	atomic_store(&sm_config_up, &sm_config_none);
 	sm_heap_tally(&t);
 	atomic_store_explicit(&sm_count.live_at_term, t.chunks, memory_order_relaxed);
 	sm_heap_stop();
 	sm_key_stop();
 	stop_config();
+	atomic_store(&sm_state, SM_DOWN);
 	sm_count_reset();
 	undumpable = false;
 	asked = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;

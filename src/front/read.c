@@ -83,7 +83,8 @@ secmalloc_read_fd(int fd, size_t max, size_t *len)
 	}
 	if (!p)
 		return NULL;
-	(void)secmalloc_release(p);
+	if (secmalloc_release(p))
+		return give_up(p, errno);
 	*len = used;
 	errno = kept;
 	return p;
@@ -107,7 +108,8 @@ secmalloc_read_passphrase(const char *prompt, size_t max)
 		secfree(p);
 		return fail(e);
 	}
-	(void)secmalloc_release(p);
+	if (secmalloc_release(p)) /* purged meanwhile: only now is all of it here */
+		return (char *)give_up(p, errno);
 	errno = kept;
 	return (char *)p;
 }

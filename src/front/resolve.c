@@ -84,8 +84,6 @@ check_later(const struct secmalloc_config *c)
 		name = "flag TRANSPARENT";
 	else if (c->fork == SECMALLOC_FORK_KEEP)
 		name = "SECMALLOC_FORK_KEEP";
-	else if (c->reseal_ms)
-		name = "reseal_ms";
 	else if (c->clear_limit || c->store_dir)
 		name = "clear_limit and store_dir (transparent mode)";
 	if (name)
@@ -119,6 +117,8 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->key_provider = asked->key_provider;
 	out->key_arg = asked->key_arg;
 	out->resplit_ms = asked->resplit_ms ? asked->resplit_ms : DEFAULT_RESPLIT_MS;
+	out->reseal_ms = asked->reseal_ms;
+	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;
 	out->fault_arg = asked->fault_arg;
 	return 0;

@@ -23,6 +23,7 @@ fill(struct secmalloc_stats *s)
 	s->bytes_high_water = t.most;
 	s->seals = sm_count_get(&sm_count.seals);
 	s->unseals = sm_count_get(&sm_count.unseals);
+	s->reseals = sm_count_get(&sm_count.reseals);
 	s->tampered = sm_count_get(&sm_count.tampered);
 	s->granted = sm_life_granted();
 	s->cipher = sm_cipher_id();
@@ -37,7 +38,7 @@ sm_stats_fill(struct secmalloc_stats *caller)
 	if (!caller || caller->struct_size < sizeof(caller->struct_size))
 		return sm_fail(EINVAL, "secmalloc_stats needs a struct: start from "
 				       "SECMALLOC_STATS_INIT");
-	if (sm_life_runs())
+	if (sm_life_stands())
 		fill(&s);
 	s.live_at_term = sm_count_get(&sm_count.live_at_term);
 	theirs = s.struct_size = caller->struct_size;

@@ -11,6 +11,14 @@ sm_canary_clear(const struct sm_chunk *c, void *ptr)
 	memset(end, 0, sm_canary_behind_bytes(c, end));
 }
 
+/* A purge in another thread may have wiped a canary that was just being moved. */
+static SM_COLD void
+damaged(enum secmalloc_fault kind, const void *ptr)
+{
+	if (!sm_purged())
+		sm_die(kind, ptr);
+}
+
 /* What lies between the canaries and the ends of the place: it was zero. */
 static void
 verify_slack(const struct sm_chunk *c, const unsigned char *ptr)
@@ -28,9 +36,9 @@ verify_slack(const struct sm_chunk *c, const unsigned char *ptr)
 		behind = (size_t)(s.end - end) - behind_n;
 	}
 	if (front && !sm_is_zero(ptr - SM_CANARY_BYTES - front, front))
-		sm_die(SECMALLOC_FAULT_UNDERFLOW, ptr);
+		damaged(SECMALLOC_FAULT_UNDERFLOW, ptr);
 	if (behind && !sm_is_zero(end + behind_n, behind))
-		sm_die(SECMALLOC_FAULT_OVERFLOW, ptr);
+		damaged(SECMALLOC_FAULT_OVERFLOW, ptr);
 }
 
 void
@@ -42,13 +50,13 @@ sm_heap_verify(const struct sm_chunk *c, const void *ptr)
 
 	memcpy(&is, start - SM_CANARY_BYTES, SM_CANARY_BYTES);
 	if (!SM_LIKELY(is == was.front))
-		sm_die(SECMALLOC_FAULT_UNDERFLOW, ptr);
+		damaged(SECMALLOC_FAULT_UNDERFLOW, ptr);
 	is = was.behind;
 	if (SM_LIKELY(!c->own_pages))
 		memcpy(&is, end, SM_CANARY_BYTES);
 	else
 		memcpy(&is, end, sm_canary_behind_bytes(c, end)); /* what is not there is equal */
 	if (!SM_LIKELY(is == was.behind))
-		sm_die(SECMALLOC_FAULT_OVERFLOW, ptr);
+		damaged(SECMALLOC_FAULT_OVERFLOW, ptr);
 	verify_slack(c, ptr);
 }

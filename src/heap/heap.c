@@ -87,14 +87,17 @@ sm_heap_start(struct sm_config *c)
 	sm_pool_reset();
 	sm_large_reset();
 	e = sm_arena_start();
-	if (e)
-		return e;
-	return c->pool_auto ? fitted_pools(c) : first_pools(c);
+	if (e == 0)
+		e = c->pool_auto ? fitted_pools(c) : first_pools(c);
+	if (e == 0)
+		sm_purge_show(true);
+	return e;
 }
 
 void
 sm_heap_stop(void)
 {
+	sm_purge_show(false);
 	sm_pool_reset();
 	sm_region_reset();
 }
@@ -102,6 +105,7 @@ sm_heap_stop(void)
 void
 sm_heap_orphan(void)
 {
+	sm_purge_show(false);
 	sm_pool_orphan();
 	sm_region_orphan();
 }

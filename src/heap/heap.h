@@ -29,7 +29,7 @@ enum sm_veil {
 struct sm_chunk {
 	struct sm_lock lock;	/* of seal: held while the record or the bytes change */
 	_Atomic uint8_t life;	/* of heap: enum sm_life */
-	uint8_t veil;		/* of seal, under lock: enum sm_veil */
+	uint8_t veil;		/* of seal, under lock: enum sm_veil; a purge looks at it */
 	uint8_t access;		/* of heap, under lock: enum secmalloc_access */
 	uint8_t own_pages;	/* of heap: large or isolated placement */
 	uint32_t epoch;		/* of seal: the key that sealed it */
@@ -42,7 +42,10 @@ struct sm_chunk {
 	uint8_t arena;		/* of heap */
 	uint8_t opened_by_hold;	/* of seal, under lock: the last release closes it */
 	uint16_t holds;		/* of seal, under lock; only of a clear chunk */
-	uint64_t nonce;		/* of seal: sealed only */
+	union {
+		uint64_t nonce;	 /* of seal: sealed only */
+		uint64_t opened; /* of seal: clear only, ms; where the config reseals */
+	};
 	union {
 		unsigned char tag[16];	/* of seal: sealed only */
 		struct sm_chunk *next;	/* of heap: resting only */
@@ -89,6 +92,13 @@ void sm_heap_orphan(void);
 
 /** sm_heap_granted - protection bits that hold for every pool there has been */
 unsigned sm_heap_granted(void);
+
+/**
+ * sm_heap_purge - zero every open chunk; inside sm_purge_enter, async-signal-safe
+ *
+ * Also those that a call in progress has in hand: what it stores later it wipes itself.
+ */
+void sm_heap_purge(void);
 
 /** sm_heap_tally - count the chunks of every arena */
 void sm_heap_tally(struct sm_tally *t);
@@ -184,8 +194,11 @@ void sm_heap_verify(const struct sm_chunk *c, const void *ptr);
  */
 bool sm_heap_resize(struct sm_chunk *c, void *ptr, size_t size, bool loose);
 
-/** sm_heap_protect - set what the program may do. ENOTSUP: packed. ENOMEM: mprotect. */
+/** sm_heap_protect - set what the program may do. ENOTSUP: packed. ENOMEM: mprotect. ECANCELED. */
 int sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a);
+
+/** sm_heap_freeze - pages of its own are read-only while they close; false: they cannot be */
+bool sm_heap_freeze(struct sm_chunk *c);
 
 /**
  * sm_heap_lift - make the bytes accessible for the library's own work, whatever protect said

@@ -430,6 +430,9 @@ void sm_large_reset(void);
 /** sm_large_trim - end the rest of every large chunk */
 void sm_large_trim(void);
 
+/** sm_purge_show - a purge may walk, or may not, and does not any more */
+void sm_purge_show(bool there);
+
 /** sm_heap_pinned - pin a chunk that was made, or make it anew on locked pages */
 SM_COLD struct sm_made sm_heap_pinned(struct sm_made m, size_t size, size_t align, bool own_pages);
 

@@ -254,10 +254,18 @@ sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a)
 	if (!c->own_pages)
 		return sm_fail(ENOTSUP, "a chunk of %u bytes or less shares its pages: use "
 					"SECMALLOC_ISOLATE to protect it", SM_PACKED_MOST_BYTES);
+	if (sm_purge_fence())
+		return sm_state_refuse();
 	e = set_pages(c, a);
 	if (e == 0)
 		c->access = (uint8_t)a;
 	return e ? ENOMEM : 0;
+}
+
+bool
+sm_heap_freeze(struct sm_chunk *c)
+{
+	return c->own_pages && !sm_purge_fence() && set_pages(c, SECMALLOC_READONLY) == 0;
 }
 
 int
@@ -269,7 +277,7 @@ sm_heap_lift_pages(struct sm_chunk *c)
 int
 sm_heap_drop(struct sm_chunk *c)
 {
-	if (SM_LIKELY(c->access == SECMALLOC_READWRITE))
+	if (SM_LIKELY(c->access == SECMALLOC_READWRITE) || sm_purge_fence())
 		return 0;
 	if (set_pages(c, (enum secmalloc_access)c->access) == 0)
 		return 0;

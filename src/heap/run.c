@@ -221,6 +221,7 @@ sm_run_shut(struct sm_region *r, size_t at)
 	unsigned char *base = r->base + at * page;
 	struct sm_pool *p;
 
+	sm_purge_await(); /* nothing in it is live any more */
 	sm_lock_take(&sm_pool_lock, SM_RANK_POOL);
 	p = sm_pool_of(r, at);
 	sm_assert(run.used && run.back == 0);

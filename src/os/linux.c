@@ -26,6 +26,12 @@
 #define MADV_GUARD_REMOVE 103
 #endif
 
+#ifndef SYS_membarrier
+#define SYS_membarrier (-1)
+#endif
+
+enum { MEMBARRIER_GLOBAL = 1 }; /* linux/membarrier.h: needs no registration; some ms */
+
 enum { DEFAULT_MAX_MAP_COUNT = 65530 }; /* linux/mm.h */
 
 static int
@@ -251,4 +257,10 @@ int
 sm_sys_undumpable(void)
 {
 	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ? errno : 0;
+}
+
+int
+sm_sys_barrier(void)
+{
+	return syscall(SYS_membarrier, MEMBARRIER_GLOBAL, 0) ? ENOTSUP : 0;
 }

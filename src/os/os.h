@@ -89,6 +89,15 @@ int sm_os_guard(void *base, size_t bytes);
 /** sm_os_access - allow access to pages again. ENOMEM: vm.max_map_count. */
 int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
 
+/** sm_os_expose - allow access to pages, without a word where it fails; async-signal-safe */
+void sm_os_expose(void *base, size_t bytes);
+
+/** sm_os_scramble - overwrite bytes, as far as they can be accessed; async-signal-safe */
+void sm_os_scramble(void *p, size_t n);
+
+/** sm_os_barrier - what each other thread stored before, and loads after, is so for all of them */
+void sm_os_barrier(void);
+
 /**
  * sm_os_mark - take all access to pages away by markers inside their mapping, and drop what they
  * hold; not of locked pages. ENOTSUP: not this kernel.

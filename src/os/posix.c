@@ -128,3 +128,9 @@ sm_sys_undumpable(void)
 {
 	return ENOTSUP;
 }
+
+int
+sm_sys_barrier(void)
+{
+	return ENOTSUP;
+}

@@ -3,6 +3,7 @@
 #include "cipher/cipher.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* What a tag vouches for besides the bytes: a record or a ciphertext moved elsewhere is refused. */
 struct bound {
@@ -34,43 +35,42 @@ sm_hand_missed(const void *ptr)
 	return sm_fail(EINVAL, "this pointer is not secmalloc's: pass what secmalloc returned");
 }
 
-void
-sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
+/* What was stored after a purge came is nobody's any more. */
+static SM_COLD int
+destroy(struct sm_hand *h)
+{
+	sm_wipe(h->ptr, h->c->size);
+	return sm_state_refuse();
+}
+
+/* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile has hidden nothing. */
+static int
+veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 {
 	struct sm_chunk *c = h->c;
-	struct sm_message m = { h->ptr, c->size, c->tag, 0, NULL, sizeof(struct bound) };
+	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .to = to,
+		.ad_bytes = sizeof(struct bound) };
 	struct bound ad;
 
 	sm_check(c->veil == SM_VEIL_CLEAR);
-	c->epoch = sm_key_epoch();
+	c->epoch = key->epoch;
 	c->nonce = m.nonce = sm_key_nonce();
 	ad = bind(h);
 	m.ad = &ad;
 	sm_cipher_seal(key->state, &m);
+	if (!SM_LIKELY(!sm_purged()))
+		return destroy(h);
 	c->veil = SM_VEIL_SEALED;
-	sm_count_add(&sm_count.seals, 1);
-	sm_count_add(&sm_count.chunks_encrypted, 1);
-	sm_count_add(&sm_count.bytes_encrypted, c->size);
-	sm_heap_unpin(c);
+	return 0;
 }
 
-void
-sm_hand_forget(struct sm_hand *h)
-{
-	struct sm_chunk *c = h->c;
-
-	c->veil = SM_VEIL_CLEAR;
-	sm_wipe(c->tag, sizeof(c->tag));
-	sm_count_sub(&sm_count.chunks_encrypted, 1);
-	sm_count_sub(&sm_count.bytes_encrypted, c->size);
-}
-
-int
-sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
+static int
+unveil(struct sm_hand *h, const struct sm_loan *key)
 {
 	struct sm_chunk *c = h->c;
 	struct bound ad = bind(h);
-	struct sm_message m = { h->ptr, c->size, c->tag, c->nonce, &ad, sizeof(ad) };
+	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .nonce = c->nonce,
+		.ad = &ad, .ad_bytes = sizeof(ad) };
 	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
@@ -79,38 +79,189 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 		sm_wipe_traces(); /* the loan's, as no cipher call will */
 		return e;
 	}
-	if (sm_cipher_open(key->state, &m)) {
+	e = sm_cipher_open(key->state, &m);
+	if (!SM_LIKELY(!sm_purged()))
+		e = destroy(h);
+	else if (e)
+		e = sm_fail(EBADMSG, "a closed chunk of %zu bytes was written: its content is lost, "
+				     "free it", c->size);
+	if (e) {
 		sm_heap_unpin(c);
-		sm_count_add(&sm_count.tampered, 1);
-		return sm_fail(EBADMSG, "a closed chunk of %zu bytes was written: its content is "
-					"lost, free it", c->size);
+		sm_count_add(&sm_count.tampered, e == EBADMSG);
+		return e;
 	}
-	sm_hand_forget(h);
-	sm_count_add(&sm_count.unseals, 1);
+	c->veil = SM_VEIL_CLEAR;
+	sm_wipe(c->tag, sizeof(c->tag));
+	return 0;
+}
+
+static void
+count_closed(const struct sm_chunk *c)
+{
+	sm_count_add(&sm_count.seals, 1);
+	sm_count_add(&sm_count.chunks_encrypted, 1);
+	sm_count_add(&sm_count.bytes_encrypted, c->size);
+}
+
+static void
+count_opened(const struct sm_chunk *c)
+{
+	sm_count_sub(&sm_count.chunks_encrypted, 1);
+	sm_count_sub(&sm_count.bytes_encrypted, c->size);
+}
+
+int
+sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
+{
+	int e = veil(h, key, NULL);
+
+	if (e)
+		return e;
+	count_closed(h->c);
+	sm_heap_unpin(h->c);
 	return 0;
 }
 
 int
-sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil)
+sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 {
-	struct sm_loan key;
+	int e = unveil(h, key);
+
+	if (e)
+		return e;
+	sm_hand_stamp(h->c);
+	count_opened(h->c);
+	sm_count_add(&sm_count.unseals, 1);
+	return 0;
+}
+
+void
+sm_hand_forget(struct sm_hand *h)
+{
+	h->c->veil = SM_VEIL_CLEAR;
+	sm_wipe(h->c->tag, sizeof(h->c->tag));
+	count_opened(h->c);
+}
+
+static int
+carry(struct sm_hand *h, const struct sm_loans *keys)
+{
+	int e = unveil(h, sm_hand_key(keys, h->c->epoch));
+
+	if (e)
+		return e;
+	e = veil(h, &keys->now, NULL);
+	sm_heap_unpin(h->c);
+	return e;
+}
+
+int
+sm_hand_carry(struct sm_hand *h, const struct sm_loans *keys)
+{
 	int e, undone;
 
-	if (h->c->veil == veil)
+	if (h->c->veil == SM_VEIL_CLEAR || h->c->epoch == keys->now.epoch)
+		return 0;
+	e = sm_hand_lift(h);
+	if (e)
+		return e;
+	e = carry(h, keys);
+	undone = sm_heap_drop(h->c);
+	return e ? e : undone;
+}
+
+static int
+turn(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
+{
+	uint32_t epoch = to == SM_VEIL_SEALED ? 0 : h->c->epoch;
+	struct sm_loan key;
+	int e = 0;
+
+	if (keys)
+		key = *sm_hand_key(keys, epoch);
+	else
+		e = sm_key_lend(&key, epoch);
+	if (e)
+		return e;
+	e = to == SM_VEIL_SEALED ? sm_hand_close(h, &key) : sm_hand_open(h, &key);
+	if (!keys)
+		sm_key_return(&key);
+	return e;
+}
+
+int
+sm_hand_set_veil(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
+{
+	int e, undone;
+
+	if (h->c->veil == to)
 		return 0;
 	if (h->c->holds)
 		return sm_fail(EBUSY, "the chunk is held: release it first");
-	e = sm_heap_lift(h->c);
+	if (to == SM_VEIL_CLEAR && !sm_state_is(SM_UP))
+		return sm_state_refuse();
+	e = sm_hand_lift(h);
 	if (e)
 		return e;
-	if (veil == SM_VEIL_SEALED)
+	if (to == SM_VEIL_SEALED)
 		sm_heap_verify(h->c, h->ptr);
-	sm_key_lend(&key);
-	if (veil == SM_VEIL_SEALED)
-		sm_hand_close(h, &key);
+	e = turn(h, to, keys);
+	undone = sm_heap_drop(h->c);
+	return e ? e : undone;
+}
+
+/* ------------------------------------------------------------------ frozen */
+
+/* The pages are read-only while the ciphertext is made beside them. */
+static int
+close_beside(struct sm_hand *h, const struct sm_loan *key, unsigned char *scratch)
+{
+	int e = veil(h, key, scratch);
+
+	if (e)
+		return e;
+	e = sm_heap_lift_pages(h->c);
+	if (e) {
+		h->c->veil = SM_VEIL_CLEAR;
+		return e;
+	}
+	memcpy(h->ptr, scratch, h->c->size);
+	count_closed(h->c);
+	sm_heap_unpin(h->c);
+	return 0;
+}
+
+static int
+close_frozen(struct sm_hand *h, const struct sm_loan *key)
+{
+	size_t n = h->c->size;
+	void *scratch;
+	int e;
+
+	if (!h->c->own_pages || n == 0 || sm_os_reserve(n, &scratch))
+		return sm_hand_close(h, key);
+	if (sm_os_commit(scratch, n) == 0 && sm_heap_freeze(h->c))
+		e = close_beside(h, key, scratch);
 	else
-		e = sm_hand_open(h, &key);
-	sm_key_return(&key);
+		e = sm_hand_close(h, key);
+	sm_os_unreserve(scratch, n);
+	return e;
+}
+
+int
+sm_hand_close_frozen(struct sm_hand *h)
+{
+	struct sm_loan key;
+	int e = sm_hand_lift(h), undone;
+
+	if (e)
+		return e;
+	sm_heap_verify(h->c, h->ptr);
+	e = sm_key_lend(&key, 0);
+	if (e == 0) {
+		e = close_frozen(h, &key);
+		sm_key_return(&key);
+	}
 	undone = sm_heap_drop(h->c);
 	return e ? e : undone;
 }

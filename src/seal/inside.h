@@ -4,6 +4,7 @@
 
 #include "heap/heap.h"
 #include "key/key.h"
+#include "os/os.h"
 #include "seal/seal.h"
 
 /** A live chunk whose lock this thread holds. */
@@ -38,16 +39,55 @@ sm_hand_release(struct sm_hand *h)
 	sm_lock_release(&h->c->lock, SM_RANK_CHUNK);
 }
 
-/** sm_hand_close - veil a clear chunk, and unpin it; verified and accessible */
-void sm_hand_close(struct sm_hand *h, const struct sm_loan *key);
+/** sm_hand_close - veil a clear chunk, and unpin it; verified and accessible. ECANCELED. */
+int sm_hand_close(struct sm_hand *h, const struct sm_loan *key);
 
-/** sm_hand_open - pin and unveil a sealed chunk, accessible. EBADMSG, ENOMEM: it is as it was. */
+/** sm_hand_open - pin and unveil a sealed chunk, accessible. EBADMSG, ENOMEM: it is as it was;
+ * ECANCELED. The key is the one of its epoch. */
 int sm_hand_open(struct sm_hand *h, const struct sm_loan *key);
 
-/** sm_hand_set_veil - open or close, whatever protect said. EBUSY, EBADMSG, ENOMEM. */
-int sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil);
+/** sm_hand_carry - from the other key to the one in force, if it is sealed with that; as open */
+int sm_hand_carry(struct sm_hand *h, const struct sm_loans *keys);
+
+/**
+ * sm_hand_set_veil - open or close, whatever protect said
+ *
+ * Args:    keys  NULL: lent for this chunk
+ * Returns: 0; EBUSY, EBADMSG, ENOMEM, EACCES, ECANCELED.
+ */
+int sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil, const struct sm_loans *keys);
+
+/** sm_hand_close_frozen - close a clear chunk; on pages of its own nobody writes meanwhile */
+int sm_hand_close_frozen(struct sm_hand *h);
 
 /** sm_hand_forget - a sealed chunk counts as clear; its tag is gone */
 void sm_hand_forget(struct sm_hand *h);
+
+/** sm_hand_lift - as sm_heap_lift, unless everything is purged: then ECANCELED */
+static inline int
+sm_hand_lift(const struct sm_hand *h)
+{
+	if (SM_LIKELY(h->c->access == SECMALLOC_READWRITE))
+		return 0;
+	return sm_purge_fence() ? sm_state_refuse() : sm_heap_lift(h->c);
+}
+
+/** sm_hand_key - the key for what was sealed in this epoch; tampered with, it is any */
+static inline const struct sm_loan *
+sm_hand_key(const struct sm_loans *keys, uint32_t epoch)
+{
+	return epoch && epoch == keys->other.epoch ? &keys->other : &keys->now;
+}
+
+/** sm_hand_stamp - it is open from now on */
+static inline void
+sm_hand_stamp(struct sm_chunk *c)
+{
+	if (!SM_LIKELY(sm_config()->reseal_ms == 0))
+		c->opened = sm_os_now_ms();
+}
+
+/** sm_hand_moved - a chunk was put elsewhere: a walk may have missed it on its way */
+void sm_hand_moved(void);
 
 #endif

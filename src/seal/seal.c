@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-enum { WALKS_MOST = 100 };
-
 /* -------------------------------------------------------- open and close */
 
 static int
@@ -17,7 +15,7 @@ set_veil_of(void *ptr, enum sm_veil veil)
 
 	if (!h.c)
 		return sm_hand_missed(ptr);
-	e = sm_hand_set_veil(&h, veil);
+	e = sm_hand_set_veil(&h, veil, NULL);
 	if (e == 0 && veil == SM_VEIL_CLEAR)
 		h.c->opened_by_hold = 0;
 	sm_hand_release(&h);
@@ -50,7 +48,7 @@ sm_seal_hold(void *ptr)
 		e = sm_fail(EAGAIN, "the chunk is held %u times: release it as often",
 			(unsigned)UINT16_MAX);
 	else
-		e = sm_hand_set_veil(&h, SM_VEIL_CLEAR);
+		e = sm_hand_set_veil(&h, SM_VEIL_CLEAR, NULL);
 	if (e == 0) {
 		if (sealed)
 			h.c->opened_by_hold = 1;
@@ -72,67 +70,12 @@ sm_seal_release(void *ptr)
 		e = sm_fail(EINVAL, "the chunk is not held: release it as often as it was held");
 	} else if (--h.c->holds == 0 && h.c->opened_by_hold) {
 		h.c->opened_by_hold = 0;
-		e = sm_hand_set_veil(&h, SM_VEIL_SEALED);
+		e = sm_hand_set_veil(&h, SM_VEIL_SEALED, NULL);
 		if (e && h.c->veil == SM_VEIL_CLEAR)
 			h.c->holds = h.c->opened_by_hold = 1;
 	}
 	sm_hand_release(&h);
 	return e;
-}
-
-/* Counts chunks that realloc has put elsewhere: a walk may miss one on its way. */
-static _Atomic unsigned moves;
-
-static int
-set_each(enum sm_veil veil)
-{
-	struct sm_walk w = { 0 };
-	struct sm_chunk *c;
-	int first = 0;
-
-	while ((c = sm_heap_next(&w)) != NULL) {
-		struct sm_hand h = { c, NULL };
-		int e = 0;
-
-		sm_lock_take(&c->lock, SM_RANK_CHUNK);
-		if (sm_heap_live(c)) {
-			h.ptr = sm_heap_bytes(c);
-			e = sm_hand_set_veil(&h, veil);
-		}
-		sm_hand_release(&h);
-		if (first == 0 && e) {
-			first = e;
-			sm_error_show();
-		}
-	}
-	if (first)
-		sm_error_restore(); /* the text is the first failure's, as errno is */
-	return first;
-}
-
-static int
-set_all(enum sm_veil veil)
-{
-	unsigned before, walks = 0;
-	int e;
-
-	do {
-		before = atomic_load(&moves);
-		e = set_each(veil);
-	} while (atomic_load(&moves) != before && ++walks < WALKS_MOST);
-	return e;
-}
-
-int
-sm_seal_close_all(void)
-{
-	return set_all(SM_VEIL_SEALED);
-}
-
-int
-sm_seal_open_all(void)
-{
-	return set_all(SM_VEIL_CLEAR);
 }
 
 /* -------------------------------------------------------- alloc and free */
@@ -146,6 +89,41 @@ alloc(size_t size, size_t align, bool own_pages)
 	return sm_heap_alloc(size, align, own_pages);
 }
 
+static inline void
+put_back(struct sm_hand *h)
+{
+	bool pinned = h->c->veil == SM_VEIL_CLEAR;
+
+	if (!pinned)
+		sm_hand_forget(h);
+	sm_heap_free(h->c, h->ptr, pinned);
+}
+
+/* The gate was shut while this one was on its way in: nobody knows its address. */
+static SM_COLD struct sm_got
+too_late(void *ptr)
+{
+	struct sm_hand h = sm_hand_take(ptr);
+
+	if (h.c) {
+		put_back(&h);
+		sm_hand_release(&h);
+	}
+	return (struct sm_got){ NULL, sm_state_refuse() };
+}
+
+/* Not before the chunk can be seen: whoever shuts the gate looks at the chunks afterwards. */
+static inline struct sm_got
+hand_out(struct sm_chunk *c)
+{
+	void *ptr = sm_heap_bytes(c);
+
+	sm_hand_stamp(c);
+	sm_heap_publish(c);
+	atomic_signal_fence(memory_order_seq_cst); /* sm_os_barrier does the rest */
+	return SM_LIKELY(sm_config_runs()) ? (struct sm_got){ ptr, 0 } : too_late(ptr);
+}
+
 struct sm_got
 sm_seal_alloc(size_t size, size_t align)
 {
@@ -153,8 +131,7 @@ sm_seal_alloc(size_t size, size_t align)
 
 	if (!SM_LIKELY(m.c != NULL))
 		return (struct sm_got){ NULL, m.e };
-	sm_heap_publish(m.c);
-	return (struct sm_got){ sm_heap_bytes(m.c), 0 };
+	return hand_out(m.c);
 }
 
 struct sm_got
@@ -166,8 +143,7 @@ sm_seal_copy(const void *from, size_t n)
 		return (struct sm_got){ NULL, m.e };
 	memcpy(sm_heap_bytes(m.c), from, n);
 	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
-	sm_heap_publish(m.c);
-	return (struct sm_got){ sm_heap_bytes(m.c), 0 };
+	return hand_out(m.c);
 }
 
 /* A bad pointer to free or realloc is a fault. Returns ECHILD for a parent's chunk. */
@@ -179,16 +155,6 @@ missed_or_die(const void *ptr)
 	if (sm_heap_look(ptr))
 		sm_die(SECMALLOC_FAULT_DOUBLE_FREE, ptr);
 	sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
-}
-
-static inline void
-put_back(struct sm_hand *h)
-{
-	bool pinned = h->c->veil == SM_VEIL_CLEAR;
-
-	if (!pinned)
-		sm_hand_forget(h);
-	sm_heap_free(h->c, h->ptr, pinned);
 }
 
 int
@@ -256,30 +222,60 @@ resize(struct sm_hand *h, size_t size, struct sm_hand *now)
 	return e;
 }
 
-/* The chunk in h, accessible, and clear unless `key` is lent to open it and close it again. */
+/* Afterwards the new place is published, or on an error is no more. */
 static int
-resize_opened(struct sm_hand *h, size_t size, const struct sm_loan *key, struct sm_hand *now)
+settle(struct sm_hand *h, struct sm_hand *now, int e)
 {
-	int e = key ? sm_hand_open(h, key) : 0;
+	if (e == 0 && sm_purged())
+		e = sm_state_refuse();
+	if (e == 0)
+		e = sm_heap_drop(now->c);
+	if (e) {
+		put_back(now);
+		*now = *h;
+		return e;
+	}
+	sm_heap_publish(now->c);
+	sm_hand_moved(); /* and then the old one goes */
+	put_back(h);
+	if (sm_purged() && sm_heap_lift(now->c) == 0)
+		sm_wipe(now->ptr, now->c->size);
+	return 0;
+}
+
+static int
+resize_clear(struct sm_hand *h, size_t size, struct sm_hand *now)
+{
+	int e = resize(h, size, now);
+
+	if (now->c == h->c)
+		return e;
+	sm_hand_stamp(now->c);
+	return settle(h, now, 0);
+}
+
+/* Opened, and closed again with the same key, here or there. */
+static int
+resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
+{
+	struct sm_loan key;
+	int e = sm_key_lend(&key, h->c->epoch), closed;
 
 	if (e)
 		return e;
+	e = sm_hand_open(h, &key);
+	if (e)
+		goto give_back;
 	e = resize(h, size, now);
-	if (key)
-		sm_hand_close(now, key);
-	if (now->c == h->c)
-		return e;
-	e = sm_heap_drop(now->c);
-	if (e == 0) {
-		sm_heap_publish(now->c);
-		atomic_fetch_add(&moves, 1); /* and then the old one goes: see set_all */
-		put_back(h);
-		return 0;
+	closed = sm_hand_close(now, &key);
+	if (now->c != h->c) {
+		closed = settle(h, now, closed);
+		if (closed) /* it stays where it was */
+			(void)sm_hand_close(h, &key);
 	}
-	put_back(now);
-	*now = *h;
-	if (key)
-		sm_hand_close(h, key);
+	e = e ? e : closed;
+give_back:
+	sm_key_return(&key);
 	return e;
 }
 
@@ -287,17 +283,15 @@ static int
 resize_in_hand(struct sm_hand *h, size_t size, struct sm_hand *now)
 {
 	bool sealed = h->c->veil == SM_VEIL_SEALED;
-	struct sm_loan key;
-	int e = sm_heap_lift(h->c), undone = 0;
+	int e, undone = 0;
 
+	if (!sm_state_is(SM_UP))
+		return sm_state_refuse();
+	e = sm_hand_lift(h);
 	if (e)
 		return e;
 	sm_heap_verify(h->c, h->ptr);
-	if (sealed)
-		sm_key_lend(&key);
-	e = resize_opened(h, size, sealed ? &key : NULL, now);
-	if (sealed)
-		sm_key_return(&key);
+	e = sealed ? resize_sealed(h, size, now) : resize_clear(h, size, now);
 	if (now->c == h->c)
 		undone = sm_heap_drop(h->c);
 	return e ? e : undone;

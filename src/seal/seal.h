@@ -2,7 +2,8 @@
  * seal.h - when bytes are clear and when they are not. Floor 4; the only writer of a veil.
  *
  * Takes user pointers, finds and locks the record, and does one thing to the chunk. Calls that
- * can fail return 0 or an errno value with sm_error_text() set.
+ * can fail return 0 or an errno value with sm_error_text() set; each of them ECANCELED once
+ * everything is purged, and EACCES where it would open or use a key while all is locked.
  */
 #ifndef SM_SEAL_H
 #define SM_SEAL_H
@@ -51,6 +52,19 @@ int sm_seal_release(void *ptr);
 /** sm_seal_close_all, sm_seal_open_all - every chunk they can; the first errno value */
 int sm_seal_close_all(void);
 int sm_seal_open_all(void);
+
+/** sm_seal_rekey - as secmalloc_rekey. EBADMSG, ENOMEM, a provider's: the old key is in force. */
+int sm_seal_rekey(void);
+
+/** sm_seal_lock, sm_seal_unlock - as secmalloc_lock and _unlock; n is not 0 */
+int sm_seal_lock(const void *material, size_t n);
+int sm_seal_unlock(const void *material, size_t n);
+
+/** sm_seal_reseal - close what has been open for reseal_ms; returns ms until the next is due */
+unsigned sm_seal_reseal(void);
+
+/** sm_seal_orphan - in a forked child: nobody walks */
+void sm_seal_orphan(void);
 
 /** sm_seal_protect - as secmalloc_protect. EINVAL, ECHILD, ENOTSUP, ENOMEM. */
 int sm_seal_protect(void *ptr, enum secmalloc_access a);

@@ -1,0 +1,160 @@
+#include "key/inside.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <string.h>
+
+/* Its traces lie deep enough for the cipher call that follows a loan to wipe them. */
+SM_NOINLINE void
+sm_key_mask(unsigned char out[SM_KEY_BYTES], const unsigned char *half)
+{
+	SM_GAP_DEEP;
+
+	SM_GAP_OPEN();
+	crypto_generichash(out, SM_KEY_BYTES, half, sm_keys.prekey_bytes, NULL, 0);
+	SM_GAP_CLOSE();
+}
+
+void
+sm_key_expand(struct sm_slot *s, unsigned index)
+{
+	sm_key_mask(s->whole, sm_keys.right.half);
+	sm_key_xor(s->whole, sm_keys.left->half[index]);
+	sm_cipher_expand(s->state, s->whole);
+	sm_wipe(s->whole, sizeof(s->whole));
+}
+
+/* The two masks are joined first, so that no key is ever whole here. Without fresh randomness the
+ * old split stays in force until the next turn. */
+SM_COLD void
+sm_key_split(uint64_t now_ms)
+{
+	struct sm_right *r = &sm_keys.right;
+
+	sm_keys.split_ms = now_ms;
+	if (sm_os_random(r->next, sm_keys.prekey_bytes))
+		return;
+	sm_key_mask(r->mask[0], r->half);
+	sm_key_mask(r->mask[1], r->next);
+	sm_key_xor(r->mask[0], r->mask[1]);
+	sm_key_xor(sm_keys.left->half[0], r->mask[0]);
+	sm_key_xor(sm_keys.left->half[1], r->mask[0]);
+	memcpy(r->half, r->next, sm_keys.prekey_bytes);
+	sm_wipe(r->next, sm_keys.prekey_bytes);
+	sm_wipe(r->mask, 2 * SM_KEY_BYTES);
+	sm_wipe_traces();
+	if (sm_purged())
+		sm_key_purge();
+}
+
+/* -------------------------------------------------------------- a new key */
+
+static SM_NOINLINE void
+derive(unsigned char out[SM_KEY_BYTES], const struct sm_slot *from)
+{
+	SM_GAP;
+
+	SM_GAP_OPEN();
+	crypto_generichash(out, SM_KEY_BYTES, from->state, SM_KEY_BYTES, from->whole, SM_KEY_BYTES);
+	SM_GAP_CLOSE();
+}
+
+/* What a provider gives is no AEAD key: that is BLAKE2b keyed with it over fresh random bytes, so
+ * that the same answer never makes the same key (RFC 7693, 2.9). */
+static int
+provide(unsigned char out[SM_KEY_BYTES], struct sm_slot *scratch)
+{
+	const struct sm_config *c = sm_config();
+	int e = c->key_provider(scratch->whole, c->key_arg);
+
+	if (e)
+		e = sm_fail(e > 0 ? e : EIO, "key_provider answered %d", e);
+	else
+		e = sm_os_random(scratch->state, SM_KEY_BYTES);
+	if (e == 0)
+		derive(out, scratch);
+	sm_wipe(scratch, sizeof(*scratch));
+	sm_wipe_traces();
+	return e;
+}
+
+/* The left half of a random key is random, whatever the right one is. A provider is asked without
+ * any lock: it may take its time. */
+int
+sm_key_draw(unsigned index)
+{
+	unsigned char *half = sm_keys.left->half[index];
+	int e;
+
+	if (!sm_config()->key_provider) {
+		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		e = sm_os_random(half, SM_KEY_BYTES);
+		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		return e;
+	}
+	e = provide(sm_keys.slots->wrap.state, &sm_keys.slots->shared[index]);
+	if (e == 0) {
+		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		sm_key_mask(half, sm_keys.right.half);
+		sm_key_xor(half, sm_keys.slots->wrap.state);
+		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		sm_wipe_traces();
+	}
+	sm_wipe(&sm_keys.slots->wrap, sizeof(sm_keys.slots->wrap));
+	return e;
+}
+
+bool
+sm_key_has_other(void)
+{
+	return atomic_load(&sm_keys.epoch[!atomic_load(&sm_keys.now)]) != 0;
+}
+
+static int
+purged(void)
+{
+	sm_key_purge();
+	return sm_state_refuse();
+}
+
+int
+sm_key_renew(void)
+{
+	unsigned fresh = !atomic_load(&sm_keys.now);
+	int e;
+
+	sm_check(!sm_key_has_other());
+	e = sm_key_draw(fresh);
+	if (e)
+		return e;
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	if (sm_config()->key_resident) {
+		sm_key_expand(&sm_keys.slots->shared[fresh], fresh);
+		sm_wipe_traces();
+	}
+	atomic_store(&sm_keys.epoch[fresh], ++sm_keys.last);
+	atomic_store(&sm_keys.now, fresh);
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	return sm_purged() ? purged() : 0;
+}
+
+void
+sm_key_revert(void)
+{
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	atomic_store(&sm_keys.now, !atomic_load(&sm_keys.now));
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+}
+
+void
+sm_key_drop(void)
+{
+	unsigned other;
+
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	other = !atomic_load(&sm_keys.now);
+	atomic_store(&sm_keys.epoch[other], 0);
+	sm_wipe(sm_keys.left->half[other], SM_KEY_BYTES);
+	sm_wipe(&sm_keys.slots->shared[other], sizeof(struct sm_slot));
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+}

@@ -1,0 +1,28 @@
+#include "os/inside.h"
+
+#include <sys/mman.h>
+#include <time.h>
+
+static const struct timespec DRAIN = { 0, 10000000 }; /* far longer than any store is on its way */
+
+void
+sm_os_expose(void *base, size_t bytes)
+{
+	(void)mprotect(base, bytes, PROT_READ | PROT_WRITE);
+}
+
+/* The kernel stores, and answers EFAULT where this thread would die of a signal. */
+void
+sm_os_scramble(void *p, size_t n)
+{
+	(void)sm_sys_random(p, n);
+}
+
+void
+sm_os_barrier(void)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (sm_sys_barrier())
+		nanosleep(&DRAIN, NULL);
+	atomic_thread_fence(memory_order_seq_cst);
+}

@@ -1,0 +1,272 @@
+#include "seal/inside.h"
+
+#include <errno.h>
+
+enum { WALKS_MOST = 100 };
+
+static struct sm_lock lock; /* SM_RANK_BATCH: walks with keys in hand, and which keys there are */
+static _Atomic unsigned moves; /* chunks that realloc has put elsewhere */
+
+void
+sm_hand_moved(void)
+{
+	atomic_fetch_add(&moves, 1);
+}
+
+void
+sm_seal_orphan(void)
+{
+	lock = (struct sm_lock){ 0 };
+}
+
+/* ------------------------------------------------------------------- walks */
+
+/** What is done to each chunk. */
+struct task {
+	enum { CLOSE, OPEN, CARRY } what;
+	struct sm_loans keys;
+};
+
+static int
+do_to(struct sm_hand *h, const struct task *t)
+{
+	switch (t->what) {
+	case CLOSE:
+		return sm_hand_set_veil(h, SM_VEIL_SEALED, &t->keys);
+	case OPEN:
+		return sm_hand_set_veil(h, SM_VEIL_CLEAR, &t->keys);
+	case CARRY:
+		break;
+	}
+	return sm_hand_carry(h, &t->keys);
+}
+
+/* A walk for every chunk goes on after an error; what has nothing left to do does not. */
+static bool
+is_final(const struct task *t, int e)
+{
+	return e && (t->what == CARRY || e == ECANCELED || e == EACCES);
+}
+
+static int
+do_each(const struct task *t)
+{
+	struct sm_walk w = { 0 };
+	struct sm_chunk *c;
+	int first = 0, e = 0;
+
+	while (!is_final(t, e) && (c = sm_heap_next(&w)) != NULL) {
+		struct sm_hand h = { c, NULL };
+
+		e = 0;
+		sm_lock_take(&c->lock, SM_RANK_CHUNK);
+		if (sm_heap_live(c)) {
+			h.ptr = sm_heap_bytes(c);
+			e = do_to(&h, t);
+		}
+		sm_hand_release(&h);
+		if (first == 0 && e) {
+			first = e;
+			sm_error_show();
+		}
+	}
+	if (first)
+		sm_error_restore(); /* the text is the first failure's, as errno is */
+	return first;
+}
+
+/* Under lock. */
+static int
+do_all(int what)
+{
+	struct task t = { .what = what };
+	unsigned before, walks = 0;
+	int e = sm_key_lend_all(&t.keys);
+
+	if (e)
+		return e;
+	do {
+		before = atomic_load(&moves);
+		e = do_each(&t);
+	} while (atomic_load(&moves) != before && ++walks < WALKS_MOST && !is_final(&t, e));
+	sm_key_return_all(&t.keys);
+	return e;
+}
+
+/** sm_batch_begin - take the lock, unless the library is not in this state */
+static int
+begin(enum sm_state state)
+{
+	sm_lock_take(&lock, SM_RANK_BATCH);
+	if (sm_state_is(state))
+		return 0;
+	sm_lock_release(&lock, SM_RANK_BATCH);
+	if (state == SM_LOCKED && !sm_purged())
+		return sm_fail(EINVAL, "nothing is locked: secmalloc_unlock undoes secmalloc_lock");
+	return sm_state_refuse();
+}
+
+static int
+end(int e)
+{
+	sm_lock_release(&lock, SM_RANK_BATCH);
+	return e;
+}
+
+int
+sm_seal_close_all(void)
+{
+	int e = begin(SM_UP);
+
+	return e ? e : end(do_all(CLOSE));
+}
+
+int
+sm_seal_open_all(void)
+{
+	int e = begin(SM_UP);
+
+	return e ? e : end(do_all(OPEN));
+}
+
+/* ------------------------------------------------------------------- rekey */
+
+/* Whatever cannot be carried keeps the other key alive. */
+static int
+carry_all(void)
+{
+	int e = do_all(CARRY);
+
+	if (e == 0)
+		sm_key_drop();
+	return e;
+}
+
+static int
+rekey(void)
+{
+	int e = sm_key_has_other() ? carry_all() : 0;
+
+	if (e == 0)
+		e = sm_key_renew();
+	if (e)
+		return e;
+	e = carry_all();
+	if (e == 0 || e == ECANCELED)
+		return e;
+	sm_error_show();
+	sm_key_revert();
+	(void)carry_all();
+	sm_error_restore();
+	return e;
+}
+
+int
+sm_seal_rekey(void)
+{
+	int e = begin(SM_UP);
+
+	return e ? e : end(rekey());
+}
+
+/* -------------------------------------------------------- lock and unlock */
+
+/* First with the gate open, since this is what may fail and take time. Then nobody comes in, and
+ * whoever was inside sees that the gate is shut, or is seen by the walk. */
+static int
+close_for_good(void)
+{
+	int e = do_all(CLOSE);
+
+	if (e == 0)
+		e = sm_gate_shut();
+	if (e)
+		return e;
+	sm_os_barrier();
+	e = do_all(CLOSE);
+	if (e)
+		(void)sm_gate_open(SM_LOCKED);
+	return e;
+}
+
+int
+sm_seal_lock(const void *material, size_t n)
+{
+	int e = begin(SM_UP);
+
+	if (e)
+		return e;
+	e = sm_key_wrap(material, n);
+	if (e == 0)
+		e = close_for_good();
+	if (e == 0)
+		sm_key_forget();
+	else
+		sm_key_unwrapped();
+	return end(e);
+}
+
+int
+sm_seal_unlock(const void *material, size_t n)
+{
+	int e = begin(SM_LOCKED);
+
+	if (e)
+		return e;
+	e = sm_key_unwrap(material, n);
+	if (e == 0)
+		e = sm_gate_open(SM_LOCKED);
+	return end(e);
+}
+
+/* ------------------------------------------------------------------ reseal */
+
+/* Most chunks are closed: not each of them is locked to see that. */
+SM_NO_TSAN static bool
+seems_open(const struct sm_chunk *c)
+{
+	return c->veil == SM_VEIL_CLEAR;
+}
+
+/* Returns: ms until this one is due. */
+static unsigned
+reseal(struct sm_hand *h, uint64_t now)
+{
+	unsigned after = sm_config()->reseal_ms;
+	struct sm_chunk *c = h->c;
+	uint64_t open = now > c->opened ? now - c->opened : 0;
+
+	if (c->veil != SM_VEIL_CLEAR || c->holds)
+		return after;
+	if (open < after)
+		return after - (unsigned)open;
+	if (sm_hand_close_frozen(h) == 0)
+		sm_count_add(&sm_count.reseals, 1);
+	return after;
+}
+
+unsigned
+sm_seal_reseal(void)
+{
+	unsigned next = sm_config()->reseal_ms;
+	uint64_t now = sm_os_now_ms();
+	struct sm_walk w = { 0 };
+	struct sm_chunk *c;
+
+	while ((c = sm_heap_next(&w)) != NULL && sm_state_is(SM_UP)) {
+		struct sm_hand h = { c, NULL };
+
+		if (!seems_open(c))
+			continue;
+		sm_lock_take(&c->lock, SM_RANK_CHUNK);
+		if (sm_heap_live(c)) {
+			unsigned due;
+
+			h.ptr = sm_heap_bytes(c);
+			due = reseal(&h, now);
+			next = due < next ? due : next;
+		}
+		sm_hand_release(&h);
+	}
+	return next;
+}
