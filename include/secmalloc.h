@@ -31,8 +31,7 @@
  *    signal handler or environment variable is touched, and nothing runs when the library is
  *    loaded.  Initialisation registers pthread_atfork(3) handlers, once.
  *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
- *
- * Flags and fields marked "not yet" fail with ENOTSUP in this version.
+ *  - Flags and fields marked "not yet" fail with ENOTSUP in this version.
  */
 #ifndef SECMALLOC_H
 #define SECMALLOC_H
@@ -76,10 +75,12 @@ extern "C" {
 #define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key on its page, for speed */
 #define SECMALLOC_NO_THREAD 0x08u    /* no helper thread: its work is done by later calls */
 
-/** What a child made by fork gets. */
+/** What a child made by fork gets.  KEEP copies every chunk, and waits for calls in progress; holds
+ * stay behind.  Where the copy cannot be locked the child has nothing and its next call fails with
+ * ENOMEM; after a clone(2) without fork(3), or of a locked or purged parent, it just has nothing. */
 enum secmalloc_fork {
 	SECMALLOC_FORK_WIPE = 0, /* nothing; it may init anew */
-	SECMALLOC_FORK_KEEP = 1  /* its own locked copy under a new key; not yet */
+	SECMALLOC_FORK_KEEP = 1  /* its own locked copy, at the same addresses, under a new key */
 };
 
 /** Values of secmalloc_config.cipher and secmalloc_stats.cipher. */
@@ -326,11 +327,10 @@ void secmalloc_free_at(void *variable);
 #define SECMALLOC_SCOPED __attribute__((cleanup(secmalloc_free_at)))
 #endif
 
-/** secmalloc_usable_size - exactly what was asked for; 0 for NULL; 0 with EINVAL (ECHILD: the
- * parent's) for what is no live chunk. */
+/** secmalloc_usable_size - what was asked for; 0 for NULL; 0 with EINVAL or ECHILD for no chunk. */
 size_t secmalloc_usable_size(const void *ptr);
 
-/** secmalloc_owns - 1 if ptr is the start of a live chunk, else 0; never faults or fails. */
+/** secmalloc_owns - 1 if ptr is the start of a live chunk, else 0; never fails. */
 int secmalloc_owns(const void *ptr);
 
 /**

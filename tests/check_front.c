@@ -67,18 +67,16 @@ END_TEST
 
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
-	struct secmalloc_config c[4];
-	static const char *const name[4] = { "TRANSPARENT", "FORK_KEEP", "clear_limit",
-		"clear_limit" };
+	struct secmalloc_config c[3];
+	static const char *const name[3] = { "TRANSPARENT", "clear_limit", "clear_limit" };
 	struct sm_config r;
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 3; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	c[0].flags = SECMALLOC_TRANSPARENT;
-	c[1].fork = SECMALLOC_FORK_KEEP;
-	c[2].clear_limit = 1;
-	c[3].store_dir = "/tmp";
-	for (int i = 0; i < 4; i++) {
+	c[1].clear_limit = 1;
+	c[2].store_dir = "/tmp";
+	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);
 		ck_assert_ptr_nonnull(strstr(sm_error_text(), name[i]));
 	}

@@ -133,6 +133,21 @@ sm_lock_release(struct sm_lock *l, enum sm_rank rank)
 	atomic_store_explicit(&l->word, 0, memory_order_release);
 }
 
+/** sm_lock_take_also - one of the rank that this thread took last, further on in a fixed order */
+static inline void
+sm_lock_take_also(struct sm_lock *l)
+{
+	if (atomic_exchange_explicit(&l->word, 1, memory_order_acquire) != 0)
+		sm_lock_wait(l);
+}
+
+/** sm_lock_release_also - undo that */
+static inline void
+sm_lock_release_also(struct sm_lock *l)
+{
+	atomic_store_explicit(&l->word, 0, memory_order_release);
+}
+
 /** sm_locks_forget - in a forked child: no lock is held by the calling thread */
 void sm_locks_forget(void);
 
@@ -158,6 +173,7 @@ struct sm_config {
 	unsigned resplit_ms;
 	unsigned reseal_ms; /* 0: never */
 	bool no_thread;
+	bool fork_keeps; /* a child has a copy of what there is */
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;
 };
@@ -195,7 +211,8 @@ enum sm_state {
 	SM_DOWN = 0, /* before start and after stop */
 	SM_STARTING,
 	SM_UP,
-	SM_LOCKED, /* closed by secmalloc_lock, or about to be */
+	SM_LOCKED,  /* closed by secmalloc_lock, or about to be */
+	SM_FORKING, /* calls wait until a fork is over */
 	SM_PURGED = 8
 };
 extern _Atomic unsigned sm_state;
@@ -214,14 +231,25 @@ sm_purged(void)
 	return atomic_load_explicit(&sm_state, memory_order_acquire) & SM_PURGED;
 }
 
+/** sm_forking - calls wait for a fork */
+static inline bool
+sm_forking(void)
+{
+	return (atomic_load_explicit(&sm_state, memory_order_acquire) & ~(unsigned)SM_PURGED) ==
+		SM_FORKING;
+}
+
 /** sm_state_change - from one to the other. ECANCELED: purged meanwhile. */
 int sm_state_change(enum sm_state from, enum sm_state to);
 
 /** sm_gate_open - from this state to SM_UP: calls may come in. ECANCELED: purged. */
 int sm_gate_open(enum sm_state from);
 
-/** sm_gate_shut - from SM_UP to SM_LOCKED: none may come in. ECANCELED: purged. */
-int sm_gate_shut(void);
+/** sm_gate_shut - from SM_UP to this state: none may come in. ECANCELED: purged. */
+int sm_gate_shut(enum sm_state to);
+
+/** sm_gate_await - if a fork is under way, until it is over; holding no lock */
+SM_COLD void sm_gate_await(void);
 
 /** sm_state_refuse - note why nothing goes. ECANCELED: purged; EACCES: locked. */
 SM_COLD int sm_state_refuse(void);

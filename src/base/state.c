@@ -32,13 +32,22 @@ sm_gate_open(enum sm_state from)
 }
 
 int
-sm_gate_shut(void)
+sm_gate_shut(enum sm_state to)
 {
-	int e = sm_state_change(SM_UP, SM_LOCKED);
+	int e = sm_state_change(SM_UP, to);
 
 	if (e == 0)
 		atomic_store(&sm_config_up, &sm_config_none);
 	return e;
+}
+
+void
+sm_gate_await(void)
+{
+	unsigned turn = 0;
+
+	while (sm_forking())
+		sm_rest(&turn);
 }
 
 int

@@ -47,6 +47,9 @@ turn_away(const void *ptr)
 
 	if (sm_purged())
 		return sm_state_refuse();
+	e = ptr ? sm_fork_owes() : 0;
+	if (e)
+		return e;
 	if (!ptr || !sm_state_is(SM_LOCKED))
 		return stranger(ptr);
 	e = sm_seal_ask(ptr, &a);
@@ -70,8 +73,13 @@ enter_anyway(const void *ptr)
 static int
 enter_all(void)
 {
+	int e;
+
 	if (sm_life_runs())
 		return 0;
+	e = sm_fork_owes();
+	if (e)
+		return e;
 	return sm_life_stands() ? sm_state_refuse() : -1;
 }
 
@@ -223,7 +231,9 @@ ask(const void *ptr, struct sm_answer *a)
 {
 	int e = enter_anyway(ptr);
 
-	return e ? e : sm_seal_ask(ptr, a);
+	if (e)
+		return sm_fork_owes() ? ENOMEM : e;
+	return sm_seal_ask(ptr, a);
 }
 
 size_t

@@ -23,6 +23,24 @@ int sm_front_copy_config(const struct secmalloc_config *c, struct secmalloc_conf
 int sm_life_init(const struct secmalloc_config *c);
 void sm_life_term(void);
 
+/** sm_life_take, sm_life_let_go - the lock of start, stop and fork */
+void sm_life_take(void);
+void sm_life_let_go(void);
+
+/** sm_life_keep_config - in a child: what was frozen in the parent is in force here. ENOMEM. */
+int sm_life_keep_config(const struct sm_config *kept);
+
+/** sm_life_lose_config - in a child: nothing runs */
+void sm_life_lose_config(void);
+
+/** sm_fork_before, sm_fork_in_parent, sm_fork_in_child - for pthread_atfork */
+void sm_fork_before(void);
+void sm_fork_in_parent(void);
+void sm_fork_in_child(void);
+
+/** sm_fork_owes - once, in a child that could not keep what it should have: ENOMEM */
+int sm_fork_owes(void);
+
 /** sm_life_settle - slow half of sm_life_runs: in a forked child, take the inheritance apart */
 SM_COLD bool sm_life_settle(void);
 

@@ -12,46 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
 static bool undumpable;
 static struct sm_area config_area; /* kept from start to start */
 static bool handlers_registered;
-static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
-static _Atomic unsigned forks_waiting;
-
-/* In a child, whoever held the lock is not here. One of its threads forgets it, and the others wait
- * until it has. */
-static void
-own_lock(void)
-{
-	pid_t me = getpid(), seen = atomic_load(&owner);
-	unsigned turn = 0;
-
-	while (seen != me) {
-		if (seen == -me)
-			sm_rest(&turn);
-		else if (atomic_compare_exchange_strong(&owner, &seen, -me)) {
-			sm_locks_forget();
-			lock = (struct sm_lock){ 0 };
-			atomic_store(&forks_waiting, 0);
-			atomic_store(&owner, me);
-		}
-		seen = atomic_load(&owner);
-	}
-}
-
-/* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
-static void
-take_life(void)
-{
-	unsigned turn = 0;
-
-	own_lock();
-	while (atomic_load(&forks_waiting))
-		sm_rest(&turn);
-	sm_lock_take(&lock, SM_RANK_LIFE);
-}
 
 unsigned
 sm_life_granted(void)
@@ -136,6 +100,30 @@ stop_config(void)
 	atomic_store_explicit(&sm_config_now, &sm_config_none, memory_order_release);
 }
 
+/* In a child, where the page is there and zero. */
+int
+sm_life_keep_config(const struct sm_config *kept)
+{
+	struct sm_config *c = (struct sm_config *)(void *)config_area.base;
+	int e = sm_os_access(c, config_area.bytes, SECMALLOC_READWRITE);
+
+	if (e)
+		return e;
+	memcpy(c, kept, sizeof(*c));
+	return sm_os_freeze(c, config_area.bytes);
+}
+
+void
+sm_life_lose_config(void)
+{
+	if (config_area.base && sm_config()->mark &&
+		sm_os_access(config_area.base, config_area.bytes, SECMALLOC_READWRITE) == 0)
+		sm_wipe(config_area.base, config_area.bytes);
+	config_area = (struct sm_area){ 0 }; /* a thread may still read it: it stays zero */
+	undumpable = false;
+	stop_config();
+}
+
 static int
 climb(const struct sm_config *wanted)
 {
@@ -196,83 +184,6 @@ start(const struct sm_config *wanted)
 	return e;
 }
 
-/* --------------------------------------------------------------- fork */
-
-/* The child's copy of what lies on wipe-on-fork pages is zero, the rest is not there: nothing of
- * it can be used. The addresses stay covered, so that no pointer of the parent ever fits. */
-static void
-orphan(void)
-{
-	sm_state_forget();
-	sm_helper_forget();
-	sm_os_orphan();
-	if (sm_config() == &sm_config_none)
-		return;
-	sm_seal_orphan();
-	sm_heap_orphan();
-	sm_key_orphan();
-	sm_count_reset();
-	undumpable = false;
-	config_area = (struct sm_area){ 0 }; /* a thread may still read it: it stays zero */
-	stop_config();
-}
-
-static void
-before_fork(void)
-{
-	own_lock();
-	atomic_fetch_add(&forks_waiting, 1);
-	sm_lock_take(&lock, SM_RANK_LIFE);
-	atomic_fetch_sub(&forks_waiting, 1);
-}
-
-static void
-after_fork_in_parent(void)
-{
-	sm_lock_release(&lock, SM_RANK_LIFE);
-}
-
-static void
-after_fork_in_child(void)
-{
-	int kept = errno;
-
-	if (atomic_load(&owner) == getpid())
-		return; /* an earlier handler has started the library already */
-	own_lock();
-	orphan();
-	errno = kept;
-}
-
-static bool
-is_inherited(void)
-{
-	const struct sm_config *c = sm_config();
-
-	return c != &sm_config_none && c->mark == 0;
-}
-
-bool
-sm_life_settle(void)
-{
-	bool runs;
-
-	if (sm_config() == &sm_config_none)
-		return false;
-	if (sm_config_runs()) {
-		sm_helper_chores();
-		return sm_config_runs();
-	}
-	if (!is_inherited() && (sm_purged() || sm_state_is(SM_LOCKED)))
-		return false;
-	take_life();
-	if (is_inherited())
-		orphan();
-	runs = sm_config_runs();
-	sm_lock_release(&lock, SM_RANK_LIFE);
-	return runs;
-}
-
 /* ---------------------------------------------------------- start and stop */
 
 static int
@@ -282,7 +193,7 @@ register_handlers(void)
 
 	if (handlers_registered)
 		return 0;
-	e = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+	e = pthread_atfork(sm_fork_before, sm_fork_in_parent, sm_fork_in_child);
 	if (e)
 		return sm_fail(ENOMEM, "pthread_atfork failed: free some memory");
 	handlers_registered = true;
@@ -315,13 +226,13 @@ sm_life_init(const struct secmalloc_config *c)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	(void)sm_life_runs();
-	take_life();
+	sm_life_take();
 	if (atomic_load(&sm_state) != SM_DOWN)
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
 	else
 		e = init(c);
-	sm_lock_release(&lock, SM_RANK_LIFE);
+	sm_life_let_go();
 	pthread_setcancelstate(state, NULL);
 	return e;
 }
@@ -332,12 +243,13 @@ sm_life_start(void)
 	int e = 0, state;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	take_life();
-	if (sm_purged() || sm_state_is(SM_LOCKED))
+	sm_life_take();
+	e = sm_fork_owes();
+	if (e == 0 && (sm_purged() || sm_state_is(SM_LOCKED)))
 		e = sm_state_refuse();
-	else if (!sm_config_runs())
+	else if (e == 0 && !sm_config_runs())
 		e = init(&asked);
-	sm_lock_release(&lock, SM_RANK_LIFE);
+	sm_life_let_go();
 	pthread_setcancelstate(state, NULL);
 	return e;
 }
@@ -349,7 +261,7 @@ sm_life_term(void)
 
 	if (!sm_life_stands())
 		return;
-	take_life();
+	sm_life_take();
 	sm_helper_stop();
 	atomic_store(&sm_config_up, &sm_config_none);
 	sm_heap_tally(&t);
@@ -361,5 +273,5 @@ sm_life_term(void)
 	sm_count_reset();
 	undumpable = false;
 	asked = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
-	sm_lock_release(&lock, SM_RANK_LIFE);
+	sm_life_let_go();
 }

@@ -82,8 +82,6 @@ check_later(const struct secmalloc_config *c)
 
 	if (c->flags & LATER_FLAGS)
 		name = "flag TRANSPARENT";
-	else if (c->fork == SECMALLOC_FORK_KEEP)
-		name = "SECMALLOC_FORK_KEEP";
 	else if (c->clear_limit || c->store_dir)
 		name = "clear_limit and store_dir (transparent mode)";
 	if (name)
@@ -117,6 +115,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->key_provider = asked->key_provider;
 	out->key_arg = asked->key_arg;
 	out->resplit_ms = asked->resplit_ms ? asked->resplit_ms : DEFAULT_RESPLIT_MS;
+	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;

@@ -134,6 +134,29 @@ sm_arena_resize(unsigned arena, size_t from, size_t to)
 }
 
 void
+sm_arena_hold(void)
+{
+	sm_lock_take(&arenas[0].lock, SM_RANK_ARENA);
+	for (unsigned i = 1; i < SM_ARENAS; i++)
+		sm_lock_take_also(&arenas[i].lock);
+}
+
+void
+sm_arena_let_go(void)
+{
+	for (unsigned i = SM_ARENAS; --i > 0;)
+		sm_lock_release_also(&arenas[i].lock);
+	sm_lock_release(&arenas[0].lock, SM_RANK_ARENA);
+}
+
+void
+sm_arena_unlock(void)
+{
+	for (unsigned i = 0; i < SM_ARENAS; i++)
+		arenas[i].lock = (struct sm_lock){ 0 };
+}
+
+void
 sm_heap_tally(struct sm_tally *t)
 {
 	*t = (struct sm_tally){ 0 };

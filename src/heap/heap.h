@@ -87,6 +87,32 @@ int sm_heap_start(struct sm_config *c);
 /** sm_heap_stop - wipe and unmap every pool; also after a failed start */
 void sm_heap_stop(void);
 
+/** sm_heap_hold, sm_heap_let_go - around a fork: no other thread is inside the heap */
+void sm_heap_hold(void);
+void sm_heap_let_go(void);
+
+/** sm_heap_reclaim - in a child of such a fork, before anything is mapped there. ENOMEM. */
+int sm_heap_reclaim(void);
+
+/**
+ * sm_heap_revive - in a child of such a fork: every pool has pages of its own, at the same addresses
+ *
+ * Zero, guarded and accessible as the parent's were, and not pinned: sm_heap_refill makes chunks of
+ * them. What is not refilled is to be given to sm_heap_leave.
+ *
+ * Returns: 0, or as sm_heap_start.
+ */
+int sm_heap_revive(void);
+
+/** sm_heap_revived - the child is whole; or it is not, and sm_heap_orphan is to follow */
+void sm_heap_revived(bool whole);
+
+/** sm_heap_refill - the bytes of a live chunk, its canaries, and pins if it is clear. ENOMEM. */
+int sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear);
+
+/** sm_heap_leave - this chunk is nobody's, and its place is never used again */
+void sm_heap_leave(struct sm_chunk *c);
+
 /** sm_heap_orphan - in a forked child: cover what was the parent's, remember where it was */
 void sm_heap_orphan(void);
 

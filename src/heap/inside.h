@@ -72,6 +72,7 @@ struct sm_pool {
 	size_t free_pages; /* neither in a run nor the guard page of one */
 	bool initial;	   /* never given back before stop */
 	bool marked;	   /* guards are markers in one mapping, not mappings of their own */
+	bool fresh;	   /* in a child that is not whole yet: its pages are there already */
 };
 
 /** A slab's out-of-line state, at the index of its first page. Under its arena's lock. */
@@ -189,6 +190,15 @@ void sm_pool_forgo(unsigned bits);
 /** sm_pool_granted - protection bits that hold for every pool since the last reset */
 unsigned sm_pool_granted(void);
 
+/** sm_pool_reclaim - in a forked child, first of all: nobody else gets the places of pools. ENOMEM. */
+int sm_pool_reclaim(void);
+
+/** sm_pool_revive - in a forked child: pages of its own for every pool, zero, opened as they were */
+int sm_pool_revive(void);
+
+/** sm_pool_revived - all is whole, or what was obtained is wiped and covered */
+void sm_pool_revived(bool whole);
+
 /** sm_pool_orphan - in a forked child: cover every pool */
 void sm_pool_orphan(void);
 
@@ -232,6 +242,9 @@ int sm_run_reopen(struct sm_region *r, size_t page, struct sm_place *p);
 /** sm_run_put - give a run back that is shut */
 void sm_run_put(struct sm_region *r, size_t page);
 
+/** sm_run_revive - in a pool that is guarded as a whole, open what was open */
+int sm_run_revive(const struct sm_region *r, const struct sm_pool *p);
+
 /** sm_run_at - the run that this page belongs to, read without a lock */
 static inline struct sm_run
 sm_run_at(const struct sm_region *r, size_t page)
@@ -256,6 +269,8 @@ void sm_window_forget(struct sm_region *r, size_t first, size_t pages);
 
 /** sm_window_reset - nothing is pinned */
 void sm_window_reset(void);
+/** sm_window_revive - in a forked child: nothing is pinned any more */
+void sm_window_revive(void);
 
 /* --------------------------------------------------------------- classes */
 
@@ -429,6 +444,16 @@ void sm_large_free(struct sm_chunk *c, bool rests);
 void sm_large_reset(void);
 /** sm_large_trim - end the rest of every large chunk */
 void sm_large_trim(void);
+
+/* Around a fork: nobody else is in the room; _unlock in the child. */
+void sm_arena_hold(void);
+void sm_arena_let_go(void);
+void sm_arena_unlock(void);
+void sm_large_hold(void);
+void sm_large_let_go(void);
+void sm_large_unlock(void);
+void sm_window_hold(void);
+void sm_window_let_go(void);
 
 /** sm_purge_show - a purge may walk, or may not, and does not any more */
 void sm_purge_show(bool there);

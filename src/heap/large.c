@@ -22,6 +22,24 @@ sm_large_reset(void)
 	memset(&queue, 0, sizeof(queue));
 }
 
+void
+sm_large_hold(void)
+{
+	sm_lock_take(&lock, SM_RANK_LARGE);
+}
+
+void
+sm_large_let_go(void)
+{
+	sm_lock_release(&lock, SM_RANK_LARGE);
+}
+
+void
+sm_large_unlock(void)
+{
+	lock = (struct sm_lock){ 0 };
+}
+
 /** Where a record's run is, and what it weighs. */
 struct load {
 	struct sm_region *region;

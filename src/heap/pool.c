@@ -363,6 +363,89 @@ sm_pool_reset(void)
 	forget_pools();
 }
 
+/* The parent's other threads may have had any lock of any record. */
+static void
+unlock_records(const struct sm_region *r, const struct sm_pool *p)
+{
+	size_t per = sm_records_per_page();
+	struct sm_chunk *c = &r->records[p->first * per];
+
+	for (size_t i = 0; i < p->pages * per; i++)
+		if (atomic_load_explicit(&c[i].lock.word, memory_order_relaxed))
+			c[i].lock = (struct sm_lock){ 0 };
+}
+
+static int
+revive_pool(struct sm_region *r, struct sm_pool *p)
+{
+	const struct sm_config *c = sm_config();
+	struct sm_wish wish = { .require = c->require, .without = c->without,
+		.elastic = p->area.elastic };
+	struct sm_area area;
+	int e = sm_os_obtain(p->area.base, p->area.bytes, &wish, &area);
+
+	if (e)
+		return e;
+	p->area = area;
+	p->fresh = true;
+	unlock_records(r, p);
+	e = guard_pool(p);
+	if (e == 0)
+		e = sm_run_revive(r, p);
+	sm_pool_forgo(~p->area.granted);
+	return e;
+}
+
+int
+sm_pool_reclaim(void)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
+	int e = 0;
+
+	for (unsigned i = 0; e == 0 && i < n; i++)
+		for (size_t k = 0; e == 0 && k < sm_regions[i].npools; k++) {
+			struct sm_area *a = &sm_regions[i].pools[k].area;
+
+			if (!a->base || !a->absent)
+				continue;
+			e = sm_os_reclaim(a);
+			a->absent = e != 0;
+		}
+	return e;
+}
+
+int
+sm_pool_revive(void)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
+	int e = 0;
+
+	sm_pool_lock = (struct sm_lock){ 0 };
+	atomic_store_explicit(&granted, ~0u, memory_order_relaxed);
+	for (unsigned i = 0; e == 0 && i < n; i++)
+		for (size_t k = 0; e == 0 && k < sm_regions[i].npools; k++)
+			if (sm_regions[i].pools[k].area.base)
+				e = revive_pool(&sm_regions[i], &sm_regions[i].pools[k]);
+	return e;
+}
+
+void
+sm_pool_revived(bool whole)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
+
+	for (unsigned i = 0; i < n; i++)
+		for (size_t k = 0; k < sm_regions[i].npools; k++) {
+			struct sm_pool *p = &sm_regions[i].pools[k];
+
+			if (p->area.base && p->fresh && !whole) {
+				wipe_pool(&sm_regions[i], p);
+				p->area.absent = false;
+			}
+			p->fresh = false;
+		}
+}
+
 void
 sm_pool_orphan(void)
 {

@@ -253,6 +253,30 @@ sm_run_reopen(struct sm_region *r, size_t at, struct sm_place *place)
 	return e;
 }
 
+/* What nobody has seen yet, or has rested, is shut. */
+static bool
+is_open(const struct sm_region *r, size_t at, const struct sm_run *run)
+{
+	return run->kind == SM_KIND_SLAB ||
+		(run->kind == SM_KIND_LARGE && sm_heap_live(&r->records[at * sm_records_per_page()]));
+}
+
+int
+sm_run_revive(const struct sm_region *r, const struct sm_pool *p)
+{
+	size_t page = sm_os_page_bytes(), end = p->first + p->pages;
+	int e = 0;
+
+	for (size_t i = p->first; e == 0 && i < end;) {
+		struct sm_run run = sm_run_at(r, i);
+
+		if (run.used && is_open(r, i, &run))
+			e = open_pages(p, r->base + i * page, run.pages * page);
+		i += run.used ? run.pages : 1;
+	}
+	return e;
+}
+
 void
 sm_run_put(struct sm_region *r, size_t at)
 {

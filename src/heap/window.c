@@ -24,6 +24,31 @@ sm_window_reset(void)
 	ranges_limit = sm_os_map_limit() / 8;
 }
 
+void
+sm_window_hold(void)
+{
+	sm_lock_take(&lock, SM_RANK_WINDOW);
+}
+
+void
+sm_window_let_go(void)
+{
+	sm_lock_release(&lock, SM_RANK_WINDOW);
+}
+
+void
+sm_window_revive(void)
+{
+	unsigned n = atomic_load_explicit(&sm_region_count, memory_order_relaxed);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct sm_region *r = &sm_regions[i];
+
+		memset(r->pins, 0, atomic_load(&r->pages_used) * sizeof(*r->pins));
+	}
+	sm_window_reset();
+}
+
 static bool
 locked(const struct sm_region *r, size_t page)
 {

@@ -62,11 +62,15 @@ derive(unsigned char out[SM_KEY_BYTES], const struct sm_slot *from)
 /* What a provider gives is no AEAD key: that is BLAKE2b keyed with it over fresh random bytes, so
  * that the same answer never makes the same key (RFC 7693, 2.9). */
 static int
-provide(unsigned char out[SM_KEY_BYTES], struct sm_slot *scratch)
+provide(unsigned char out[SM_KEY_BYTES], struct sm_slot *scratch, const unsigned char *from)
 {
 	const struct sm_config *c = sm_config();
-	int e = c->key_provider(scratch->whole, c->key_arg);
+	int e = 0;
 
+	if (from)
+		memcpy(scratch->whole, from, SM_KEY_BYTES);
+	else
+		e = c->key_provider(scratch->whole, c->key_arg);
 	if (e)
 		e = sm_fail(e > 0 ? e : EIO, "key_provider answered %d", e);
 	else
@@ -81,7 +85,7 @@ provide(unsigned char out[SM_KEY_BYTES], struct sm_slot *scratch)
 /* The left half of a random key is random, whatever the right one is. A provider is asked without
  * any lock: it may take its time. */
 int
-sm_key_draw(unsigned index)
+sm_key_draw(unsigned index, const unsigned char *from)
 {
 	unsigned char *half = sm_keys.left->half[index];
 	int e;
@@ -92,7 +96,7 @@ sm_key_draw(unsigned index)
 		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
 		return e;
 	}
-	e = provide(sm_keys.slots->wrap.state, &sm_keys.slots->shared[index]);
+	e = provide(sm_keys.slots->wrap.state, &sm_keys.slots->shared[index], from);
 	if (e == 0) {
 		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
 		sm_key_mask(half, sm_keys.right.half);
@@ -102,6 +106,44 @@ sm_key_draw(unsigned index)
 	}
 	sm_wipe(&sm_keys.slots->wrap, sizeof(sm_keys.slots->wrap));
 	return e;
+}
+
+int
+sm_key_install(const unsigned char whole[2][SM_KEY_BYTES])
+{
+	struct sm_right *r = &sm_keys.right;
+	bool resident = sm_config()->key_resident;
+	int e = sm_os_random(r->half, sm_keys.prekey_bytes);
+
+	if (e)
+		return e;
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned char *half = sm_keys.left->half[i];
+
+		sm_key_mask(half, r->half);
+		sm_key_xor(half, whole[i]);
+		if (atomic_load(&sm_keys.epoch[i]) == 0)
+			sm_wipe(half, SM_KEY_BYTES);
+		else if (resident)
+			sm_key_expand(&sm_keys.slots->shared[i], i);
+	}
+	sm_wipe_traces();
+	sm_keys.split_ms = sm_os_now_ms();
+	return 0;
+}
+
+void
+sm_key_pack(struct sm_parcel *p)
+{
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	for (unsigned i = 0; i < 2; i++) {
+		p->epoch[i] = atomic_load(&sm_keys.epoch[i]);
+		sm_key_mask(p->whole[i], sm_keys.right.half);
+		sm_key_xor(p->whole[i], sm_keys.left->half[i]);
+	}
+	p->now = atomic_load(&sm_keys.now);
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_wipe_traces();
 }
 
 bool
@@ -118,13 +160,13 @@ purged(void)
 }
 
 int
-sm_key_renew(void)
+sm_key_renew(const unsigned char *from)
 {
 	unsigned fresh = !atomic_load(&sm_keys.now);
 	int e;
 
 	sm_check(!sm_key_has_other());
-	e = sm_key_draw(fresh);
+	e = sm_key_draw(fresh, from);
 	if (e)
 		return e;
 	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);

@@ -76,8 +76,11 @@ sm_key_xor(unsigned char *to, const unsigned char *from)
 		to[i] ^= from[i];
 }
 
-/** sm_key_draw - a new key in this half; the right one is there. What a provider or getrandom says. */
-int sm_key_draw(unsigned index);
+/** sm_key_draw - a new key in this half; the right one is there. As sm_key_renew. */
+int sm_key_draw(unsigned index, const unsigned char *from);
+
+/** sm_key_install - halves of these keys, the right one drawn anew. Under lock. As sm_os_random. */
+int sm_key_install(const unsigned char whole[2][SM_KEY_BYTES]);
 
 /** sm_key_expand - a key from its halves into a slot. Under lock, if others may have the key. The
  * traces are the caller's to wipe. */

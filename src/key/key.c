@@ -62,7 +62,7 @@ first_key(void)
 	int e = sm_os_random(sm_keys.right.half, sm_keys.prekey_bytes);
 
 	if (e == 0)
-		e = sm_key_draw(0);
+		e = sm_key_draw(0, NULL);
 	if (e)
 		return e;
 	if (sm_config()->key_resident) {
@@ -84,6 +84,23 @@ sm_key_start(void)
 
 	if (e == 0)
 		e = first_key();
+	if (e)
+		sm_key_stop();
+	return e;
+}
+
+int
+sm_key_unpack(const struct sm_parcel *p)
+{
+	int e = obtain_pages();
+
+	if (e == 0) {
+		for (unsigned i = 0; i < 2; i++)
+			atomic_store(&sm_keys.epoch[i], p->epoch[i]);
+		atomic_store(&sm_keys.now, p->now);
+		atomic_store(&sm_keys.forgotten, false);
+		e = sm_key_install(p->whole);
+	}
 	if (e)
 		sm_key_stop();
 	return e;
@@ -227,6 +244,17 @@ sm_key_return(struct sm_loan *l)
 		sm_wipe(s, sizeof(*s));
 	l->state = NULL;
 	sm_lock_release(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
+}
+
+int
+sm_key_lend_now(struct sm_loan *l)
+{
+	unsigned now = atomic_load_explicit(&sm_keys.now, memory_order_acquire);
+
+	if (l->epoch == atomic_load_explicit(&sm_keys.epoch[now], memory_order_relaxed))
+		return 0;
+	sm_key_return(l);
+	return sm_key_lend(l, 0);
 }
 
 /* ------------------------------------------------------------------ batches */

@@ -38,6 +38,19 @@ int sm_key_start(void);
 /** sm_key_stop - wipe the keys and give their pages back; also after a failed start */
 void sm_key_stop(void);
 
+/** The keys on their way to a forked child, on pages for secrets. */
+struct sm_parcel {
+	unsigned char whole[2][32];
+	uint32_t epoch[2];
+	unsigned now;
+};
+
+/** sm_key_pack - put them there */
+void sm_key_pack(struct sm_parcel *p);
+
+/** sm_key_unpack - in the child, after sm_key_orphan: the same keys on pages of its own. As start. */
+int sm_key_unpack(const struct sm_parcel *p);
+
 /** sm_key_orphan - in a forked child: forget pages that were not inherited */
 void sm_key_orphan(void);
 
@@ -53,9 +66,12 @@ void sm_key_purge(void);
  * Its traces on the stack and in registers are wiped by the cipher call that must follow.
  *
  * Args:    epoch  which; 0, or one that there never was: the one in force
- * Returns: 0; EACCES: locked; ECANCELED.
+ * Returns: 0; EACCES: locked; ECANCELED: then nothing is lent.
  */
 int sm_key_lend(struct sm_loan *l, uint32_t epoch);
+
+/** sm_key_lend_now - instead of a loan of another key, one of the key in force. As sm_key_lend. */
+int sm_key_lend_now(struct sm_loan *l);
 
 /** sm_key_return - wipe the slot */
 void sm_key_return(struct sm_loan *l);
@@ -72,8 +88,12 @@ unsigned sm_key_tick(void);
 
 /* The rest is for one caller at a time, the one of sm_key_lend_all, with nothing lent to it. */
 
-/** sm_key_renew - a new key in force; the old one is the other. What a provider, getrandom say. */
-int sm_key_renew(void);
+/**
+ * sm_key_renew - a new key in force; the old one is the other. What a provider, getrandom say.
+ *
+ * Args:    from  in a child: what stands for the provider's answer; NULL: ask it
+ */
+int sm_key_renew(const unsigned char *from);
 
 /** sm_key_revert - the other key is in force again */
 void sm_key_revert(void);

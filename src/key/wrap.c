@@ -137,31 +137,6 @@ sm_key_forget(void)
 	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
 }
 
-/* Under lock. The right half is drawn anew. */
-static int
-install(void)
-{
-	struct sm_right *r = &sm_keys.right;
-	bool resident = sm_config()->key_resident;
-	int e = sm_os_random(r->half, sm_keys.prekey_bytes);
-
-	if (e)
-		return e;
-	for (unsigned i = 0; i < 2; i++) {
-		unsigned char *half = sm_keys.left->half[i];
-
-		sm_key_mask(half, r->half);
-		sm_key_xor(half, r->whole[i]);
-		if (atomic_load(&sm_keys.epoch[i]) == 0)
-			sm_wipe(half, SM_KEY_BYTES);
-		else if (resident)
-			sm_key_expand(&sm_keys.slots->shared[i], i);
-	}
-	sm_wipe_traces();
-	sm_keys.split_ms = sm_os_now_ms();
-	return 0;
-}
-
 /* Under lock. */
 static int
 open_keys(void)
@@ -177,7 +152,7 @@ open_keys(void)
 	if (e)
 		e = sm_fail(EPERM, "this is not what it was locked with: try again");
 	else
-		e = install();
+		e = sm_key_install(r->whole);
 	sm_wipe(r->whole, sizeof(w->keys));
 	return e;
 }

@@ -20,9 +20,6 @@
 #else
 #define CLOCK_COARSE CLOCK_MONOTONIC
 #endif
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0 /* without it the address is a hint, checked afterwards */
-#endif
 
 struct sm_pending sm_pending;
 
@@ -202,8 +199,8 @@ sm_os_access(void *base, size_t bytes, enum secmalloc_access access)
 	return set_access(base, bytes, prot[access]);
 }
 
-static bool
-cover(void *base, size_t bytes, int how)
+bool
+sm_sys_cover(void *base, size_t bytes, int how)
 {
 	void *p = mmap(base, bytes, PROT_NONE, RESERVE_FLAGS | how, -1, 0);
 
@@ -228,32 +225,11 @@ sm_os_release(struct sm_area *a)
 		(void)sm_sys_unlock(a->base, a->bytes); /* the mapping goes, and its lock with it */
 		sm_count_sub(&sm_count.locked_bytes, a->bytes);
 	}
-	if (!cover(a->base, a->bytes, MAP_FIXED)) {
+	if (!sm_sys_cover(a->base, a->bytes, MAP_FIXED)) {
 		(void)sm_sys_unlock(a->base, a->bytes);
 		(void)mprotect(a->base, a->bytes, PROT_NONE);
 	}
 	*a = (struct sm_area){ 0 };
-}
-
-/* A page that another has mapped into the hole since splits it: the rest is covered still. */
-static void
-cover_hole(unsigned char *base, size_t bytes)
-{
-	size_t half = bytes / 2 & ~(sm_os_page_bytes() - 1);
-
-	if (cover(base, bytes, MAP_FIXED_NOREPLACE) || half == 0)
-		return;
-	cover_hole(base, half);
-	cover_hole(base + half, bytes - half);
-}
-
-void
-sm_os_cover(void *base, size_t bytes, bool hole)
-{
-	if (hole)
-		cover_hole(base, bytes);
-	else
-		(void)cover(base, bytes, MAP_FIXED);
 }
 
 static int
@@ -293,7 +269,7 @@ protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, struct sm_area
 	bool hidden = a->granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
 	int e = ENOTSUP;
 
-	if (!want && !hidden)
+	if (w->inherit || (!want && !hidden))
 		return 0;
 	if (!hidden)
 		e = sm_sys_wipe_on_fork(p, bytes);
@@ -369,7 +345,7 @@ make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *m
 	if (made->granted & SECMALLOC_HIDDEN) {
 		e = map_hidden(p, bytes, w);
 		if (e) { /* should the kernel have emptied the place */
-			(void)cover(p, bytes, MAP_FIXED_NOREPLACE);
+			(void)sm_sys_cover(p, bytes, MAP_FIXED_NOREPLACE);
 			return e;
 		}
 		made->granted |= SECMALLOC_LOCKED & ~w->without;
@@ -385,7 +361,7 @@ make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *m
 	e = sm_sys_move(p, bytes, at);
 	if (e == 0)
 		return 0;
-	(void)cover(at, bytes, MAP_FIXED_NOREPLACE); /* as above */
+	(void)sm_sys_cover(at, bytes, MAP_FIXED_NOREPLACE); /* as above */
 	return sm_fail(ENOMEM, "mremap of %zu bytes failed (%s): free some memory", bytes,
 		strerror(e));
 }
@@ -473,21 +449,4 @@ sm_os_unpin(void *base, size_t bytes)
 	if (e == 0)
 		sm_count_sub(&sm_count.locked_bytes, bytes);
 	return e;
-}
-
-/* In the child base may have been moved away, and its pages be there, absent, or yet another's:
- * so only what the parent had not protected from fork yet is unmapped, and the place is covered. */
-void
-sm_os_orphan(void)
-{
-	size_t bytes = atomic_load(&sm_pending.bytes);
-	void *base = atomic_load(&sm_pending.base), *at = atomic_load(&sm_pending.at);
-
-	if (base && !at)
-		munmap(base, bytes);
-	if (at)
-		cover_hole(at, bytes);
-	sm_sys_close_strays();
-	atomic_store(&sm_pending.base, NULL);
-	atomic_store(&sm_pending.at, NULL);
 }

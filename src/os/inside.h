@@ -4,6 +4,12 @@
 
 #include "os/os.h"
 
+#include <sys/mman.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0 /* without it the address is a hint, checked afterwards */
+#endif
+
 /** What is being obtained just now, for a child that is forked in the middle of it. Only one thread
  * at a time obtains: it holds the lock of the room that asks. */
 struct sm_pending {
@@ -13,6 +19,8 @@ struct sm_pending {
 };
 extern struct sm_pending sm_pending;
 
+/** sm_sys_cover - address space without access over these pages; false: not there, see `how` */
+bool sm_sys_cover(void *base, size_t bytes, int how);
 /** sm_sys_hidden - over a reservation, pages that no other process can read; ENOTSUP */
 int sm_sys_hidden(void *at, size_t bytes);
 /** sm_sys_close_strays - in a forked child: descriptors that the parent had just for a moment */

@@ -30,7 +30,8 @@
 #define SYS_membarrier (-1)
 #endif
 
-enum { MEMBARRIER_GLOBAL = 1 }; /* linux/membarrier.h: needs no registration; some ms */
+/* linux/membarrier.h: the first needs no registration and takes some ms, the next does some us */
+enum { MEMBARRIER_GLOBAL = 1, MEMBARRIER_EXPEDITED = 1 << 3, MEMBARRIER_REGISTER = 1 << 4 };
 
 enum { DEFAULT_MAX_MAP_COUNT = 65530 }; /* linux/mm.h */
 
@@ -259,8 +260,18 @@ sm_sys_undumpable(void)
 	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ? errno : 0;
 }
 
+static int
+membarrier(int what)
+{
+	return syscall(SYS_membarrier, what, 0) ? errno : 0;
+}
+
 int
 sm_sys_barrier(void)
 {
-	return syscall(SYS_membarrier, MEMBARRIER_GLOBAL, 0) ? ENOTSUP : 0;
+	if (membarrier(MEMBARRIER_EXPEDITED) == 0)
+		return 0;
+	if (membarrier(MEMBARRIER_REGISTER) == 0 && membarrier(MEMBARRIER_EXPEDITED) == 0)
+		return 0;
+	return membarrier(MEMBARRIER_GLOBAL) ? ENOTSUP : 0;
 }

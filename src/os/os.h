@@ -23,6 +23,7 @@ struct sm_area {
 struct sm_wish {
 	unsigned require; /* without these: an error, and nothing is left behind */
 	unsigned without;
+	bool inherit; /* a child gets the pages, and reads what was there: sm_os_adopt */
 	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
 	bool elastic; /* anonymous, and locked by nothing but sm_os_pin; LOCKED is not in without */
 };
@@ -134,6 +135,12 @@ int sm_os_read(int fd, void *p, size_t n, size_t *got);
  *          before the first byte; EINTR: a signal; else read(2)'s.
  */
 int sm_os_ask(const char *prompt, unsigned char *p, size_t most, size_t *n);
+
+/** sm_os_adopt - in a forked child: pages obtained with `inherit` are locked here too. ENOMEM. */
+int sm_os_adopt(const struct sm_area *a);
+
+/** sm_os_reclaim - in a forked child: cover a hole, in which nobody has put pages yet. ENOMEM. */
+int sm_os_reclaim(const struct sm_area *a);
 
 /** sm_os_orphan - in a forked child: undo what another thread of the parent was obtaining */
 void sm_os_orphan(void);

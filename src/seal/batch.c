@@ -93,7 +93,37 @@ do_all(int what)
 	return e;
 }
 
-/** sm_batch_begin - take the lock, unless the library is not in this state */
+void
+sm_batch_hold(void)
+{
+	sm_lock_take(&lock, SM_RANK_BATCH);
+}
+
+void
+sm_batch_let_go(void)
+{
+	sm_lock_release(&lock, SM_RANK_BATCH);
+}
+
+/* Who takes a chunk in hand after this has been there sees that the gate is shut. */
+void
+sm_batch_settle(void)
+{
+	unsigned before;
+
+	do {
+		struct sm_walk w = { 0 };
+		struct sm_chunk *c;
+
+		before = atomic_load(&moves);
+		while ((c = sm_heap_next(&w)) != NULL) {
+			sm_lock_take(&c->lock, SM_RANK_CHUNK);
+			sm_lock_release(&c->lock, SM_RANK_CHUNK);
+		}
+	} while (atomic_load(&moves) != before);
+}
+
+/* Take the lock, unless the library is not in this state. */
 static int
 begin(enum sm_state state)
 {
@@ -132,8 +162,8 @@ sm_seal_open_all(void)
 /* ------------------------------------------------------------------- rekey */
 
 /* Whatever cannot be carried keeps the other key alive. */
-static int
-carry_all(void)
+int
+sm_batch_carry(void)
 {
 	int e = do_all(CARRY);
 
@@ -145,18 +175,18 @@ carry_all(void)
 static int
 rekey(void)
 {
-	int e = sm_key_has_other() ? carry_all() : 0;
+	int e = sm_key_has_other() ? sm_batch_carry() : 0;
 
 	if (e == 0)
-		e = sm_key_renew();
+		e = sm_key_renew(NULL);
 	if (e)
 		return e;
-	e = carry_all();
+	e = sm_batch_carry();
 	if (e == 0 || e == ECANCELED)
 		return e;
 	sm_error_show();
 	sm_key_revert();
-	(void)carry_all();
+	(void)sm_batch_carry();
 	sm_error_restore();
 	return e;
 }
@@ -179,7 +209,7 @@ close_for_good(void)
 	int e = do_all(CLOSE);
 
 	if (e == 0)
-		e = sm_gate_shut();
+		e = sm_gate_shut(SM_LOCKED);
 	if (e)
 		return e;
 	sm_os_barrier();
@@ -259,7 +289,7 @@ sm_seal_reseal(void)
 		if (!seems_open(c))
 			continue;
 		sm_lock_take(&c->lock, SM_RANK_CHUNK);
-		if (sm_heap_live(c)) {
+		if (sm_heap_live(c) && sm_state_is(SM_UP)) {
 			unsigned due;
 
 			h.ptr = sm_heap_bytes(c);

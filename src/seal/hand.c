@@ -35,6 +35,25 @@ sm_hand_missed(const void *ptr)
 	return sm_fail(EINVAL, "this pointer is not secmalloc's: pass what secmalloc returned");
 }
 
+struct sm_hand
+sm_hand_again(struct sm_chunk *c, const void *ptr)
+{
+	struct sm_hand h = { c, (unsigned char *)(uintptr_t)ptr };
+
+	while (h.c && sm_forking()) {
+		sm_hand_release(&h);
+		sm_gate_await();
+		h.c = sm_heap_look(ptr);
+		if (h.c)
+			sm_lock_take(&h.c->lock, SM_RANK_CHUNK);
+	}
+	if (h.c && (!sm_heap_live(h.c) || sm_heap_at(h.c) != (uintptr_t)ptr)) {
+		sm_hand_release(&h);
+		h.c = NULL;
+	}
+	return h;
+}
+
 /* What was stored after a purge came is nobody's any more. */
 static SM_COLD int
 destroy(struct sm_hand *h)

@@ -13,6 +13,9 @@ struct sm_hand {
 	unsigned char *ptr;
 };
 
+/** sm_hand_again - the gate is shut, or this is no chunk: decide, once no fork is under way */
+SM_COLD struct sm_hand sm_hand_again(struct sm_chunk *c, const void *ptr);
+
 /** sm_hand_take - find and lock; c is NULL where nothing was locked
  *
  * The record may have changed hands before its lock was ours, so it is looked at again. */
@@ -24,10 +27,9 @@ sm_hand_take(const void *ptr)
 	if (!SM_LIKELY(c != NULL))
 		return (struct sm_hand){ NULL, NULL };
 	sm_lock_take(&c->lock, SM_RANK_CHUNK);
-	if (SM_LIKELY(sm_heap_live(c) && sm_heap_at(c) == (uintptr_t)ptr))
+	if (SM_LIKELY(sm_heap_live(c) && sm_heap_at(c) == (uintptr_t)ptr && sm_config_runs()))
 		return (struct sm_hand){ c, (unsigned char *)(uintptr_t)ptr };
-	sm_lock_release(&c->lock, SM_RANK_CHUNK);
-	return (struct sm_hand){ NULL, NULL };
+	return sm_hand_again(c, ptr);
 }
 
 /** sm_hand_missed - why not: EINVAL, ECHILD */
@@ -86,6 +88,16 @@ sm_hand_stamp(struct sm_chunk *c)
 	if (!SM_LIKELY(sm_config()->reseal_ms == 0))
 		c->opened = sm_os_now_ms();
 }
+
+/** sm_batch_hold, sm_batch_let_go - nobody walks, and the keys stay */
+void sm_batch_hold(void);
+void sm_batch_let_go(void);
+
+/** sm_batch_settle - the gate is shut: whoever had a chunk in hand has put it down */
+void sm_batch_settle(void);
+
+/** sm_batch_carry - carry all chunks to the key in force, and drop the other */
+int sm_batch_carry(void);
 
 /** sm_hand_moved - a chunk was put elsewhere: a walk may have missed it on its way */
 void sm_hand_moved(void);

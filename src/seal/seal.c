@@ -103,8 +103,12 @@ put_back(struct sm_hand *h)
 static SM_COLD struct sm_got
 too_late(void *ptr)
 {
-	struct sm_hand h = sm_hand_take(ptr);
+	struct sm_hand h;
 
+	sm_gate_await();
+	if (sm_config_runs())
+		return (struct sm_got){ ptr, 0 };
+	h = sm_hand_take(ptr);
 	if (h.c) {
 		put_back(&h);
 		sm_hand_release(&h);
@@ -254,7 +258,7 @@ resize_clear(struct sm_hand *h, size_t size, struct sm_hand *now)
 	return settle(h, now, 0);
 }
 
-/* Opened, and closed again with the same key, here or there. */
+/* Opened, and closed again with the key in force, here or there. */
 static int
 resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
 {
@@ -266,6 +270,9 @@ resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
 	e = sm_hand_open(h, &key);
 	if (e)
 		goto give_back;
+	e = sm_key_lend_now(&key);
+	if (e) /* purged, and so the bytes are gone */
+		return e;
 	e = resize(h, size, now);
 	closed = sm_hand_close(now, &key);
 	if (now->c != h->c) {

@@ -63,6 +63,27 @@ int sm_seal_unlock(const void *material, size_t n);
 /** sm_seal_reseal - close what has been open for reseal_ms; returns ms until the next is due */
 unsigned sm_seal_reseal(void);
 
+/**
+ * sm_seal_before_fork, sm_seal_after_fork - in the parent
+ *
+ * Where children keep what there is, everybody waits meanwhile, and it is packed. If it cannot be,
+ * the child has nothing, and is to say so.
+ */
+void sm_seal_before_fork(void);
+void sm_seal_after_fork(void);
+
+/** sm_seal_was_shut - in the child: the parent meant it to keep what there was */
+bool sm_seal_was_shut(void);
+
+/** sm_seal_kept - in the child: the config that was packed with the rest; NULL: nothing is here */
+const struct sm_config *sm_seal_kept(void);
+
+/** sm_seal_revive - with that config in force: keys, heap and chunks. Else: sm_heap_orphan, ... */
+int sm_seal_revive(void);
+
+/** sm_seal_drop_kept - wipe what was packed */
+void sm_seal_drop_kept(void);
+
 /** sm_seal_orphan - in a forked child: nobody walks */
 void sm_seal_orphan(void);
 

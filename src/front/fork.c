@@ -1,0 +1,177 @@
+#include "front/inside.h"
+
+#include "heap/heap.h"
+#include "key/key.h"
+#include "os/os.h"
+#include "seal/seal.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
+static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
+static _Atomic unsigned forks_waiting;
+static _Atomic bool owes; /* this child could not keep what it should have: nobody was told yet */
+
+/* ------------------------------------------------------------------- lock */
+
+/* In a child, whoever held the lock is not here. One of its threads forgets it, and the others wait
+ * until it has. */
+static void
+own_lock(void)
+{
+	pid_t me = getpid(), seen = atomic_load(&owner);
+	unsigned turn = 0;
+
+	while (seen != me) {
+		if (seen == -me)
+			sm_rest(&turn);
+		else if (atomic_compare_exchange_strong(&owner, &seen, -me)) {
+			sm_locks_forget();
+			lock = (struct sm_lock){ 0 };
+			atomic_store(&forks_waiting, 0);
+			atomic_store(&owner, me);
+		}
+		seen = atomic_load(&owner);
+	}
+}
+
+/* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
+void
+sm_life_take(void)
+{
+	unsigned turn = 0;
+
+	own_lock();
+	while (atomic_load(&forks_waiting))
+		sm_rest(&turn);
+	sm_lock_take(&lock, SM_RANK_LIFE);
+}
+
+void
+sm_life_let_go(void)
+{
+	sm_lock_release(&lock, SM_RANK_LIFE);
+}
+
+/* --------------------------------------------------------------- children */
+
+/* The child's copy of what lies on wipe-on-fork pages is zero, the rest is not there: nothing of
+ * it can be used. The addresses stay covered, so that no pointer of the parent ever fits. */
+static void
+orphan(void)
+{
+	sm_state_forget();
+	sm_helper_forget();
+	sm_os_orphan();
+	if (sm_config() == &sm_config_none)
+		return;
+	sm_seal_orphan();
+	sm_heap_orphan();
+	sm_key_orphan();
+	sm_count_reset();
+	sm_life_lose_config();
+}
+
+/* What was the parent's is here in copy, at the same addresses. */
+static int
+revive(void)
+{
+	const struct sm_config *kept;
+	int e;
+
+	sm_helper_forget();
+	sm_os_orphan();
+	sm_seal_orphan();
+	atomic_store(&sm_count.locked_bytes, 0);
+	kept = sm_seal_kept();
+	e = kept ? sm_life_keep_config(kept) : ENOMEM;
+	if (e == 0)
+		e = sm_seal_revive();
+	if (e == 0)
+		e = sm_helper_start();
+	if (e == 0)
+		e = sm_gate_open(SM_FORKING);
+	if (e)
+		sm_helper_stop();
+	return e;
+}
+
+static void
+inherit(void)
+{
+	bool meant = sm_seal_was_shut() && !sm_purged();
+	int e = meant ? revive() : ENOMEM;
+
+	sm_seal_drop_kept();
+	if (e)
+		orphan();
+	atomic_store(&owes, meant && e);
+}
+
+void
+sm_fork_before(void)
+{
+	own_lock();
+	atomic_fetch_add(&forks_waiting, 1);
+	sm_lock_take(&lock, SM_RANK_LIFE);
+	atomic_fetch_sub(&forks_waiting, 1);
+	sm_seal_before_fork();
+}
+
+void
+sm_fork_in_parent(void)
+{
+	sm_seal_after_fork();
+	sm_life_let_go();
+}
+
+void
+sm_fork_in_child(void)
+{
+	int kept = errno;
+
+	if (atomic_load(&owner) == getpid())
+		return; /* an earlier handler has started the library already */
+	own_lock();
+	inherit();
+	errno = kept;
+}
+
+int
+sm_fork_owes(void)
+{
+	if (!atomic_exchange(&owes, false))
+		return 0;
+	return sm_fail(ENOMEM, "the chunks of the parent could not be kept here: raise RLIMIT_MEMLOCK "
+			       "(LimitMEMLOCK=)");
+}
+
+static bool
+is_inherited(void)
+{
+	const struct sm_config *c = sm_config();
+
+	return c != &sm_config_none && c->mark == 0;
+}
+
+bool
+sm_life_settle(void)
+{
+	bool runs;
+
+	if (sm_config() == &sm_config_none)
+		return false;
+	if (sm_config_runs()) {
+		sm_helper_chores();
+		return sm_config_runs();
+	}
+	if (!is_inherited() && (sm_purged() || sm_state_is(SM_LOCKED)))
+		return false;
+	sm_life_take();
+	if (is_inherited())
+		orphan();
+	runs = sm_config_runs();
+	sm_life_let_go();
+	return runs;
+}
