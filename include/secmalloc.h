@@ -85,11 +85,11 @@ enum secmalloc_fork {
 
 /** Values of secmalloc_config.cipher and secmalloc_stats.cipher. */
 enum secmalloc_cipher {
-	SECMALLOC_CIPHER_AUTO = 0,          /* AES-256-GCM where the CPU has it, else XChaCha20 */
+	SECMALLOC_CIPHER_AUTO = 0,          /* the first of AEGIS-256, AES-256-GCM, XChaCha20 here */
 	SECMALLOC_CIPHER_XCHACHA20POLY1305, /* everywhere */
 	SECMALLOC_CIPHER_AES256GCM,         /* needs AES and CLMUL instructions */
-	SECMALLOC_CIPHER_AEGIS256,          /* not yet */
-	SECMALLOC_CIPHER_AEGIS128L          /* not yet */
+	SECMALLOC_CIPHER_AEGIS256,          /* needs AES instructions and libsodium 1.0.19 */
+	SECMALLOC_CIPHER_AEGIS128L          /* the same; its key has 128 bits: AUTO never takes it */
 };
 
 /** What the program may do with a chunk's pages: secmalloc_protect(). */

@@ -245,16 +245,14 @@ END_TEST
 START_TEST(what_is_not_yet_is_enotsup)
 {
 	const struct secmalloc_config init = SECMALLOC_CONFIG_INIT;
-	struct secmalloc_config c[5];
+	struct secmalloc_config c[3];
 
-	for (size_t i = 0; i < 5; i++)
+	for (size_t i = 0; i < 3; i++)
 		c[i] = init;
-	c[2].flags = SECMALLOC_TRANSPARENT;
-	c[3].clear_limit = MIB;
-	c[4].store_dir = "/tmp";
-	c[0].cipher = SECMALLOC_CIPHER_AEGIS256;
-	c[1].cipher = SECMALLOC_CIPHER_AEGIS128L;
-	for (size_t i = 0; i < 5; i++)
+	c[0].flags = SECMALLOC_TRANSPARENT;
+	c[1].clear_limit = MIB;
+	c[2].store_dir = "/tmp";
+	for (size_t i = 0; i < 3; i++)
 		assert_refused(&c[i], ENOTSUP);
 	c[0] = init;
 	c[0].flags = SECMALLOC_NO_THREAD;
@@ -426,20 +424,33 @@ START_TEST(limits_and_signal_handlers_stay_as_they_were)
 }
 END_TEST
 
-START_TEST(the_cipher_asked_for_is_used_or_enotsup)
+/** assert_used - this cipher is what runs, or ENOTSUP; 1: it runs */
+static int
+assert_used(unsigned cipher)
 {
 	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
 
-	c.cipher = SECMALLOC_CIPHER_XCHACHA20POLY1305;
-	ck_assert_uint_eq(assert_accepted(&c).cipher, c.cipher);
-	c.cipher = SECMALLOC_CIPHER_AES256GCM;
+	c.cipher = cipher;
 	if (secmalloc_init(&c) != 0) {
 		assert_refused(&c, ENOTSUP);
-		return;
+		return 0;
 	}
 	SUCCEEDS(secmalloc_term());
-	ck_assert_uint_eq(assert_accepted(&c).cipher, c.cipher);
-	ck_assert_uint_eq(assert_accepted(NULL).cipher, c.cipher);
+	ck_assert_uint_eq(assert_accepted(&c).cipher, cipher);
+	return 1;
+}
+
+START_TEST(the_cipher_asked_for_is_used_or_enotsup)
+{
+	unsigned best = SECMALLOC_CIPHER_XCHACHA20POLY1305;
+
+	ck_assert(assert_used(best));
+	if (assert_used(SECMALLOC_CIPHER_AES256GCM))
+		best = SECMALLOC_CIPHER_AES256GCM;
+	if (assert_used(SECMALLOC_CIPHER_AEGIS256))
+		best = SECMALLOC_CIPHER_AEGIS256;
+	assert_used(SECMALLOC_CIPHER_AEGIS128L);
+	ck_assert_uint_eq(assert_accepted(NULL).cipher, best);
 }
 END_TEST
 

@@ -379,7 +379,7 @@ open_mappings(const struct sm_region *r, struct mapping *m, size_t most)
 	return n;
 }
 
-/** part_at - which array of a region this address belongs to: 1 to 6, in order; 0: none */
+/** part_at - which array of a region this address belongs to: 1 to 7; 0: none */
 static int
 part_at(const struct sm_region *r, uintptr_t at)
 {
@@ -390,9 +390,10 @@ part_at(const struct sm_region *r, uintptr_t at)
 		{ (uintptr_t)r->slabs, r->pages * sizeof(*r->slabs) },
 		{ (uintptr_t)r->records, r->pages * sm_records_per_page() * sizeof(*r->records) },
 		{ (uintptr_t)r->pools, (r->pages / 2 + 1) * sizeof(*r->pools) },
+		{ (uintptr_t)r->rests, r->pages * sm_records_per_page() * sizeof(*r->rests) },
 	};
 
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < 7; i++)
 		if (at - parts[i].from < sm_round_up(parts[i].to, PAGE))
 			return i + 1;
 	return 0;
@@ -413,9 +414,8 @@ look_around(const struct sm_region *r)
 		MUST(i == 0 || m[i - 1].to != m[i].from || part_at(r, m[i - 1].from) == part);
 		seen |= 1u << part;
 	}
-	MUST(seen == (1u << 7) - 2);
-	MUST(!readable(r->reserved));
-	MUST(!readable((unsigned char *)r->reserved + r->reserved_bytes - 1));
+	MUST(seen == (1u << (sm_config()->tag_rest ? 8 : 7)) - 2);
+	MUST(!readable(r->reserved) && !readable((char *)r->reserved + r->reserved_bytes - 1));
 }
 
 static void

@@ -101,10 +101,10 @@ start(int mode)
 }
 
 static struct sm_message
-message(unsigned char bytes[64], unsigned char tag[SM_TAG_BYTES])
+message(unsigned char bytes[64], unsigned char tag[SM_TAG_MOST_BYTES])
 {
 	return (struct sm_message){ .bytes = bytes, .n = 64, .tag = tag, .nonce = sm_key_nonce(),
-		.ad = "ad", .ad_bytes = 2 };
+		.ad = "ad", .ad_bytes = 2, .tag_rest = tag + SM_TAG_BYTES };
 }
 
 #define holds(page, what, n) (memmem(page, conf.page_bytes, what, n) != NULL)
@@ -124,7 +124,7 @@ assert_lends_the_same(void)
 
 START_TEST(the_halves_joined_open_what_a_lent_key_sealed)
 {
-	unsigned char bytes[64], tag[SM_TAG_BYTES];
+	unsigned char bytes[64], tag[SM_TAG_MOST_BYTES];
 	struct sm_message m;
 	struct sm_loan l;
 

@@ -166,6 +166,7 @@ struct sm_config {
 	unsigned require;       /* protections; disjoint from without */
 	unsigned without;
 	unsigned cipher; /* enum secmalloc_cipher as asked, AUTO allowed */
+	bool tag_rest;          /* a tag is longer than its place in the record */
 	bool key_resident;      /* the expanded key stays on its page */
 	size_t prekey_bytes;    /* 32 to 1 MiB */
 	int (*key_provider)(unsigned char key[32], void *arg); /* NULL: random */

@@ -58,6 +58,7 @@ open(const void *state, const struct sm_raw *r, bool write)
 const struct sm_aead sm_aead_aes256gcm = {
 	.id = SECMALLOC_CIPHER_AES256GCM,
 	.name = "AES-256-GCM",
+	.lack = SM_LACK_CPU,
 	.available = available,
 	.limit = limit,
 	.expand = expand,
@@ -70,4 +71,5 @@ const struct sm_aead sm_aead_aes256gcm = {
 	.tag = kat_tag,
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
+	.tag_bytes = sizeof(kat_tag),
 };

@@ -4,11 +4,14 @@
 #include <sodium.h>
 #include <string.h>
 
-/* A forged message must stay as it was, but libsodium zeroes it: up to this size the ciphertext
- * (no secret) is copied aside, above it the message is verified first and decrypted then. */
+/* A forged message must stay as it was, but libsodium overwrites it: up to this size the ciphertext
+ * (no secret) is copied aside. Above it the message is verified first and decrypted then, or copied
+ * aside too where verifying takes as long as decrypting. */
 enum { ASIDE_BYTES = 4096, KAT_TEXT_BYTES = 128 };
 
-static const struct sm_aead *const aeads[] = { &sm_aead_aes256gcm, &sm_aead_xchacha20poly1305 };
+/* In AUTO's order, up to the one that is available everywhere. */
+static const struct sm_aead *const aeads[] = { &sm_aead_aegis256, &sm_aead_aes256gcm,
+	&sm_aead_xchacha20poly1305, &sm_aead_aegis128l };
 static const struct sm_aead *chosen = &sm_aead_xchacha20poly1305;
 
 static SM_NOINLINE int
@@ -44,11 +47,10 @@ open_long(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 	return e ? EBADMSG : 0;
 }
 
-/* The traces are wiped here, since the copy aside puts what is called from here lower down. */
+/* The traces are wiped here, since a short one's copy puts what is called from here lower down. */
 static SM_NOINLINE int
-open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+open_aside(const struct sm_aead *a, const void *state, const struct sm_raw *r, unsigned char *aside)
 {
-	unsigned char aside[ASIDE_BYTES];
 	int e;
 
 	if (r->n)
@@ -60,25 +62,43 @@ open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 	return e ? EBADMSG : 0;
 }
 
+static SM_NOINLINE int
+open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+{
+	unsigned char aside[ASIDE_BYTES];
+
+	return open_aside(a, state, r, aside);
+}
+
 static int
 open_raw(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
-	return r->n > ASIDE_BYTES ? open_long(a, state, r) : open_short(a, state, r);
+	struct sm_aside *s = a->aside;
+	int e;
+
+	if (r->n <= ASIDE_BYTES)
+		return open_short(a, state, r);
+	if (!s || r->n > sizeof(s->bytes) ||
+		atomic_exchange_explicit(&s->busy, true, memory_order_acquire))
+		return open_long(a, state, r);
+	e = open_aside(a, state, r, s->bytes);
+	atomic_store_explicit(&s->busy, false, memory_order_release);
+	return e;
 }
 
 static int
 self_test(const struct sm_aead *a)
 {
 	_Alignas(64) unsigned char state[SM_CIPHER_STATE_BYTES];
-	unsigned char text[KAT_TEXT_BYTES], tag[SM_TAG_BYTES];
+	unsigned char text[KAT_TEXT_BYTES], tag[SM_TAG_MOST_BYTES];
 	struct sm_raw r = { text, text, a->text_bytes, tag, a->nonce, a->ad, a->ad_bytes };
 	int e = EIO;
 
-	sm_assert(a->text_bytes <= sizeof(text));
+	sm_assert(a->text_bytes <= sizeof(text) && a->tag_bytes <= sizeof(tag));
 	memcpy(text, a->text, a->text_bytes);
 	a->expand(state, a->key);
 	a->seal(state, &r);
-	if (sodium_memcmp(tag, a->tag, sizeof(tag)))
+	if (sodium_memcmp(tag, a->tag, a->tag_bytes))
 		goto out;
 	text[0] ^= 1;
 	if (open_raw(a, state, &r) != EBADMSG)
@@ -103,12 +123,14 @@ sm_cipher_start(unsigned which)
 		if (!a->available()) {
 			if (which == SECMALLOC_CIPHER_AUTO)
 				continue;
-			return sm_fail(ENOTSUP, "this CPU has no instructions for %s: use "
-						"SECMALLOC_CIPHER_AUTO", a->name);
+			return sm_fail(ENOTSUP, "%s %s: use SECMALLOC_CIPHER_AUTO", a->lack,
+				a->name);
 		}
 		if (self_test(a))
 			return sm_fail(EIO, "%s failed its self-test: replace libsodium or the "
 					    "machine", a->name);
+		if (a->aside)
+			atomic_store(&a->aside->busy, false); /* in a forked child */
 		chosen = a;
 		return 0;
 	}
@@ -119,6 +141,12 @@ unsigned
 sm_cipher_id(void)
 {
 	return chosen->id;
+}
+
+size_t
+sm_cipher_tag_bytes(void)
+{
+	return chosen->tag_bytes;
 }
 
 size_t
@@ -137,30 +165,41 @@ sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES])
 	SM_GAP_CLOSE();
 }
 
+/** What a message has elsewhere or in pieces, as the AEADs take it; no secret. */
+struct whole {
+	unsigned char nonce[SM_NONCE_BYTES], tag[SM_TAG_MOST_BYTES];
+};
+
 static struct sm_raw
-raw(const struct sm_message *m, unsigned char nonce[SM_NONCE_BYTES])
+raw(const struct sm_message *m, struct whole *w)
 {
-	memset(nonce, 0, SM_NONCE_BYTES);
-	memcpy(nonce, &m->nonce, sizeof(m->nonce));
-	return (struct sm_raw){ m->bytes, m->to ? m->to : m->bytes, m->n, m->tag, nonce, m->ad,
+	memset(w->nonce, 0, sizeof(w->nonce));
+	memcpy(w->nonce, &m->nonce, sizeof(m->nonce));
+	return (struct sm_raw){ m->bytes, m->to ? m->to : m->bytes, m->n, w->tag, w->nonce, m->ad,
 		m->ad_bytes };
 }
 
 void
 sm_cipher_seal(const void *state, const struct sm_message *m)
 {
-	unsigned char nonce[SM_NONCE_BYTES];
-	struct sm_raw r = raw(m, nonce);
+	struct whole w;
+	struct sm_raw r = raw(m, &w);
 
 	deep_seal(chosen, state, &r);
+	memcpy(m->tag, w.tag, SM_TAG_BYTES);
+	if (chosen->tag_bytes > SM_TAG_BYTES)
+		memcpy(m->tag_rest, w.tag + SM_TAG_BYTES, SM_TAG_REST_BYTES);
 	sm_wipe_traces();
 }
 
 int
 sm_cipher_open(const void *state, const struct sm_message *m)
 {
-	unsigned char nonce[SM_NONCE_BYTES];
-	struct sm_raw r = raw(m, nonce);
+	struct whole w;
+	struct sm_raw r = raw(m, &w);
 
+	memcpy(w.tag, m->tag, SM_TAG_BYTES);
+	if (chosen->tag_bytes > SM_TAG_BYTES)
+		memcpy(w.tag + SM_TAG_BYTES, m->tag_rest, SM_TAG_REST_BYTES);
 	return open_raw(chosen, state, &r);
 }

@@ -1,7 +1,7 @@
 /*
  * cipher.h - one AEAD, chosen once at start and self-tested. Floor 2.
  *
- * Knows bytes, not allocations. Keys are 32 bytes, tags 16; the nonce is a counter that the
+ * Knows bytes, not allocations. Keys are 32 bytes, tags 16 or 32; the nonce is a counter that the
  * caller never repeats under one key (NIST SP 800-38D, 8.2.1: deterministic construction).
  */
 #ifndef SM_CIPHER_H
@@ -10,7 +10,9 @@
 #include "base/base.h"
 
 #define SM_KEY_BYTES 32u
-#define SM_TAG_BYTES 16u
+#define SM_TAG_BYTES 16u /* of every tag */
+#define SM_TAG_REST_BYTES 16u /* more, of the tags that are longer */
+#define SM_TAG_MOST_BYTES (SM_TAG_BYTES + SM_TAG_REST_BYTES)
 #define SM_CIPHER_STATE_BYTES 512u /* the largest expanded key: crypto_aead_aes256gcm_state */
 
 /** One message: encrypted or decrypted in place. */
@@ -22,6 +24,7 @@ struct sm_message {
 	unsigned char *to; /* sealing: where the ciphertext goes; NULL: in place */
 	const void *ad; /* associated data: authenticated, not stored */
 	size_t ad_bytes;
+	unsigned char *tag_rest; /* SM_TAG_REST_BYTES; used where sm_cipher_tag_bytes needs it */
 };
 
 /**
@@ -34,6 +37,9 @@ int sm_cipher_start(unsigned which);
 
 /** sm_cipher_id - enum secmalloc_cipher in use */
 unsigned sm_cipher_id(void);
+
+/** sm_cipher_tag_bytes - SM_TAG_BYTES or SM_TAG_MOST_BYTES */
+size_t sm_cipher_tag_bytes(void);
 
 /** sm_cipher_limit - the longest message in bytes */
 size_t sm_cipher_limit(void);

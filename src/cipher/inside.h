@@ -4,9 +4,9 @@
 
 #include "cipher/cipher.h"
 
-#define SM_NONCE_BYTES 24u /* the longest; shorter ones use the first bytes */
+#define SM_NONCE_BYTES 32u /* the longest; shorter ones use the first bytes */
 
-/** A message with the nonce spelled out, so that published vectors can be tested. */
+/** A message with nonce and tag in one piece each, so that published vectors can be tested. */
 struct sm_raw {
 	unsigned char *bytes;
 	unsigned char *to; /* sealing: the ciphertext */
@@ -17,9 +17,16 @@ struct sm_raw {
 	size_t ad_bytes;
 };
 
+/** Where the ciphertext of one message at a time, no secret, stays until the tag is verified. */
+struct sm_aside {
+	_Atomic bool busy;
+	unsigned char bytes[1 << 20];
+};
+
 struct sm_aead {
 	enum secmalloc_cipher id;
 	const char *name;
+	const char *lack; /* what there is not, where it is not available, up to the name */
 	bool (*available)(void);
 	size_t (*limit)(void);
 	void (*expand)(void *state, const unsigned char *key);
@@ -28,9 +35,21 @@ struct sm_aead {
 	int (*open)(const void *state, const struct sm_raw *r, bool write);
 	/* a published vector: key, nonce, text and associated data, and the tag they give */
 	const unsigned char *key, *nonce, *text, *ad, *tag;
-	size_t text_bytes, ad_bytes;
+	size_t text_bytes, ad_bytes, tag_bytes;
+	struct sm_aside *aside; /* NULL: verifying a long message first costs little */
 };
 
 extern const struct sm_aead sm_aead_xchacha20poly1305, sm_aead_aes256gcm;
+extern const struct sm_aead sm_aead_aegis256, sm_aead_aegis128l;
+
+#define SM_LACK_CPU "this CPU has no instructions for"
+#define SM_LACK_BUILD "this build's libsodium has no"
+
+static inline void
+sm_aead_copy_key(unsigned char *to, const unsigned char *key, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		to[i] = key[i];
+}
 
 #endif

@@ -32,10 +32,7 @@ limit(void)
 static void
 expand(void *state, const unsigned char *key)
 {
-	unsigned char *k = state;
-
-	for (size_t i = 0; i < SM_KEY_BYTES; i++)
-		k[i] = key[i];
+	sm_aead_copy_key(state, key, SM_KEY_BYTES);
 }
 
 static void
@@ -67,4 +64,5 @@ const struct sm_aead sm_aead_xchacha20poly1305 = {
 	.tag = kat_tag,
 	.text_bytes = sizeof(kat_text) - 1,
 	.ad_bytes = sizeof(kat_ad),
+	.tag_bytes = sizeof(kat_tag),
 };

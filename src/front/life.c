@@ -140,6 +140,7 @@ climb(const struct sm_config *wanted)
 	e = sm_cipher_start(c->cipher);
 	if (e)
 		goto stop_config;
+	c->tag_rest = sm_cipher_tag_bytes() > SM_TAG_BYTES;
 	e = sm_key_start();
 	if (e)
 		goto stop_config;

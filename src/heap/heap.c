@@ -14,7 +14,7 @@ enum {
 
 /* Unlimited: room to grow. Limited: no more address space than the lock limit can ever lock, since
  * all of it counts when the program calls mlockall, nor more than a share of RLIMIT_AS, of which
- * what describes a page takes twice what the page does. */
+ * what describes a page takes more than twice what the page does. */
 static size_t
 first_region_pages(const struct sm_config *c, size_t need)
 {
@@ -321,6 +321,17 @@ sm_heap_find(const void *ptr, struct sm_chunk **c)
 		return sm_region_inherited(ptr) ? SM_INHERITED : SM_FOREIGN;
 	*c = chunk_at(r, ptr);
 	return *c ? SM_FOUND : SM_INTERIOR;
+}
+
+unsigned char *
+sm_heap_tag_rest(const struct sm_chunk *c)
+{
+	struct sm_region *r;
+
+	if (!sm_config()->tag_rest)
+		return NULL;
+	r = sm_region_of(sm_heap_bytes(c));
+	return r->rests[c - r->records].tag;
 }
 
 static bool

@@ -14,6 +14,9 @@
 /** The largest chunk that shares a slab. */
 #define SM_PACKED_MOST_BYTES 16384u
 
+/** What sm_heap_tag_rest has room for. */
+#define SM_REST_BYTES 16u
+
 enum sm_life {
 	SM_LIFE_FREE = 0, /* never used */
 	SM_LIFE_LIVE,
@@ -207,6 +210,9 @@ sm_heap_bytes(const struct sm_chunk *c)
 {
 	return (void *)sm_heap_at(c);
 }
+
+/** sm_heap_tag_rest - SM_REST_BYTES beside a record, zero at first; NULL: not in this config */
+unsigned char *sm_heap_tag_rest(const struct sm_chunk *c);
 
 /** sm_heap_verify - check both canaries. Faults: UNDERFLOW, OVERFLOW. */
 void sm_heap_verify(const struct sm_chunk *c, const void *ptr);

@@ -14,7 +14,7 @@ static struct {
 static unsigned inherited_count;
 
 /** The parts of a reservation in this order, each behind a page without access. */
-enum part { WORDS, PINS, SLABS, RECORDS, POOLS, PARTS };
+enum part { WORDS, PINS, SLABS, RECORDS, RESTS, POOLS, PARTS };
 
 static size_t
 part_bytes(enum part part, size_t pages)
@@ -28,6 +28,8 @@ part_bytes(enum part part, size_t pages)
 		return pages * sizeof(struct sm_slab);
 	case RECORDS:
 		return pages * sm_records_per_page() * sizeof(struct sm_chunk);
+	case RESTS:
+		return pages * sm_records_per_page() * sizeof(struct sm_rest);
 	default:
 		return (pages / 2 + 1) * sizeof(struct sm_pool);
 	}
@@ -61,6 +63,7 @@ sm_region_add(size_t pages)
 	r->words = (_Atomic uint64_t *)(void *)(base + start[WORDS]);
 	r->slabs = (struct sm_slab *)(void *)(base + start[SLABS]);
 	r->records = (struct sm_chunk *)(void *)(base + start[RECORDS]);
+	r->rests = (struct sm_rest *)(void *)(base + start[RESTS]);
 	r->pools = (struct sm_pool *)(void *)(base + start[POOLS]);
 	r->npools = 0;
 	atomic_store_explicit(&r->pages_used, 0, memory_order_relaxed);
@@ -159,6 +162,8 @@ sm_region_open(struct sm_region *r, size_t first, size_t pages, size_t pool)
 		e = commit_part(r->slabs, sizeof(*r->slabs), first, pages);
 	if (e == 0)
 		e = commit_part(r->records, sizeof(*r->records), first * per, pages * per);
+	if (e == 0 && sm_config()->tag_rest)
+		e = commit_part(r->rests, sizeof(*r->rests), first * per, pages * per);
 	if (e == 0 && end > used)
 		atomic_store_explicit(&r->pages_used, end, memory_order_release);
 	return e;

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+_Static_assert(SM_TAG_REST_BYTES <= SM_REST_BYTES, "the heap has room for the rest of a tag");
+
 /* What a tag vouches for besides the bytes: a record or a ciphertext moved elsewhere is refused. */
 struct bound {
 	uint64_t address, size, generation, epoch;
@@ -62,13 +64,23 @@ destroy(struct sm_hand *h)
 	return sm_state_refuse();
 }
 
+static void
+wipe_tag(struct sm_chunk *c)
+{
+	unsigned char *rest = sm_heap_tag_rest(c);
+
+	sm_wipe(c->tag, sizeof(c->tag));
+	if (rest)
+		sm_wipe(rest, SM_TAG_REST_BYTES);
+}
+
 /* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile has hidden nothing. */
 static int
 veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 {
 	struct sm_chunk *c = h->c;
 	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .to = to,
-		.ad_bytes = sizeof(struct bound) };
+		.tag_rest = sm_heap_tag_rest(c), .ad_bytes = sizeof(struct bound) };
 	struct bound ad;
 
 	sm_check(c->veil == SM_VEIL_CLEAR);
@@ -89,7 +101,7 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 	struct sm_chunk *c = h->c;
 	struct bound ad = bind(h);
 	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .nonce = c->nonce,
-		.ad = &ad, .ad_bytes = sizeof(ad) };
+		.tag_rest = sm_heap_tag_rest(c), .ad = &ad, .ad_bytes = sizeof(ad) };
 	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
@@ -110,7 +122,7 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 		return e;
 	}
 	c->veil = SM_VEIL_CLEAR;
-	sm_wipe(c->tag, sizeof(c->tag));
+	wipe_tag(c);
 	return 0;
 }
 
@@ -158,7 +170,7 @@ void
 sm_hand_forget(struct sm_hand *h)
 {
 	h->c->veil = SM_VEIL_CLEAR;
-	sm_wipe(h->c->tag, sizeof(h->c->tag));
+	wipe_tag(h->c);
 	count_opened(h->c);
 }
 

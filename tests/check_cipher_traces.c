@@ -1,0 +1,186 @@
+/*
+ * check_cipher_traces.c - the room cipher, from inside: what it leaves behind on the stack
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ */
+#include "cipher.h"
+#include <pthread.h>
+#include <sched.h>
+
+/* What a thread left on its stack is read while it waits, running nothing that writes there. */
+struct stage {
+	bool opens;
+	_Atomic bool done, leave;
+	struct sm_message m;
+	const unsigned char *frame;
+	unsigned char vectors[512];
+};
+
+#if defined(__x86_64__)
+static SM_NOINLINE void
+read_vectors(unsigned char seen[512])
+{
+	__asm__ volatile(".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+			 "movdqu %%xmm\\i,16*\\i(%0)\n\t"
+			 ".endr" ::"r"(seen) : "memory");
+}
+#else
+static void
+read_vectors(unsigned char seen[512])
+{
+	(void)seen;
+}
+#endif
+
+static void *
+play(void *arg)
+{
+	struct stage *s = arg;
+
+	if (s->opens)
+		(void)sm_cipher_open(state, &s->m);
+	else
+		sm_cipher_seal(state, &s->m);
+	read_vectors(s->vectors);
+	s->done = true;
+	while (!s->leave)
+		;
+	return NULL;
+}
+
+/** shares - how many 8-byte pieces of `what`, at its words, lie anywhere in the stack */
+static size_t
+shares(const unsigned char *stack, size_t bytes, const void *what, size_t n)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i + 8 <= n; i += 8)
+		if (!all_zero((const unsigned char *)what + i, 8))
+			found += memmem(stack, bytes, (const unsigned char *)what + i, 8) != NULL;
+	return found;
+}
+
+enum { STACK = 256 * 1024 };
+static _Alignas(4096) unsigned char stack[STACK];
+
+/** on_stage - play one part on a stack of these bytes, up to where it waits to leave */
+static pthread_t
+on_stage(struct stage *s, void *(*part)(void *), int bytes)
+{
+	pthread_attr_t attr;
+	pthread_t t;
+
+	memset(stack, bytes, sizeof(stack));
+	ck_assert_int_eq(pthread_attr_init(&attr), 0);
+	ck_assert_int_eq(pthread_attr_setstack(&attr, stack, sizeof(stack)), 0);
+	ck_assert_int_eq(pthread_create(&t, &attr, part, s), 0);
+	while (!s->done)
+		sched_yield();
+	return t;
+}
+
+static void
+assert_no_trace(bool opens, size_t n)
+{
+	struct stage s = { .opens = opens, .m = message(n, 5) };
+	unsigned char subkey[32], nonce[24] = { 5 };
+	const char *doing = opens ? "open" : "seal";
+	pthread_t t;
+
+	if (opens)
+		s.m = seal_clear(n, 5);
+	else
+		memcpy(work, clear, n);
+	crypto_core_hchacha20(subkey, nonce, secret, NULL);
+	t = on_stage(&s, play, 0);
+	ck_assert_msg(shares(s.vectors, sizeof(s.vectors), state, sizeof(state)) == 0,
+		"%s, key in a register, %zu bytes", doing, n);
+	ck_assert_msg(shares(s.vectors, sizeof(s.vectors), clear, n) == 0,
+		"%s, text in a register, %zu bytes", doing, n);
+	ck_assert_msg(shares(stack, STACK, state, sizeof(state)) == 0,
+		"%s, key, %zu bytes", doing, n);
+	ck_assert_msg(shares(stack, STACK, clear, n) == 0, "%s, text, %zu bytes", doing, n);
+	ck_assert_msg(shares(stack, STACK, subkey, 32) == 0, "%s, subkey, %zu bytes", doing, n);
+	for (size_t i = 0; i < n; i++) /* the key stream */
+		work[i] = opens ? sealed[i] ^ clear[i] : work[i] ^ clear[i];
+	ck_assert_msg(shares(stack, STACK, work, n) == 0, "%s, key stream, %zu bytes", doing, n);
+	ck_assert_msg(shares(s.vectors, sizeof(s.vectors), work, n) == 0,
+		"%s, key stream in a register, %zu bytes", doing, n);
+	s.leave = true;
+	ck_assert_int_eq(pthread_join(t, NULL), 0);
+}
+
+START_TEST(seal_and_open_leave_no_trace_on_the_stack_or_in_registers)
+{
+	static const size_t sizes[] = { 16, 64, 200, 1000, 4096, 5000 };
+
+	for (size_t i = 0; use(aeads[_i]) && i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		assert_no_trace(false, sizes[i]);
+		assert_no_trace(true, sizes[i]);
+	}
+}
+END_TEST
+
+/** dive - what is done between two wipes of traces, without them */
+static void *
+dive(void *arg)
+{
+	struct stage *s = arg;
+	struct whole w;
+	struct sm_raw r = raw(&s->m, &w);
+
+	s->frame = __builtin_frame_address(0);
+	if (s->opens) {
+		(void)deep_open(chosen, state, &r, false);
+		(void)deep_open(chosen, state, &r, true);
+	} else {
+		deep_seal(chosen, state, &r);
+	}
+	s->done = true;
+	while (!s->leave)
+		;
+	return NULL;
+}
+
+/* Not XChaCha20-Poly1305: it reaches 2.7 KB down; the test above looks for what it leaves there. */
+START_TEST(no_aes_based_cipher_reaches_deeper_than_what_is_wiped)
+{
+	static const size_t sizes[] = { 0, 1, 16, 100, 1000, 4096, MOST };
+	const unsigned char paint[8] = { 90, 90, 90, 90, 90, 90, 90, 90 };
+
+	if (aeads[_i] == &sm_aead_xchacha20poly1305)
+		return;
+	for (size_t i = 0; use(aeads[_i]) && i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct stage s = { .opens = i % 2, .m = message(sizes[i / 2], 5) };
+		pthread_t t = on_stage(&s, dive, paint[0]);
+		const unsigned char *deepest = stack;
+
+		while (memcmp(deepest, paint, sizeof(paint)) == 0)
+			deepest += sizeof(paint);
+		ck_assert_msg(s.frame - deepest <= (ptrdiff_t)SM_TRACE_BYTES, "%s, %zu bytes: %td",
+			s.opens ? "open" : "seal", sizes[i / 2], s.frame - deepest);
+		s.leave = true;
+		ck_assert_int_eq(pthread_join(t, NULL), 0);
+	}
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *s = suite_create("cipher traces");
+	TCase *tc = tcase_create("traces");
+	SRunner *sr = srunner_create(s);
+
+	tcase_set_timeout(tc, 30);
+	tcase_add_checked_fixture(tc, setup, NULL);
+	suite_add_tcase(s, tc);
+	if (!SANITIZED) {
+		tcase_add_loop_test(tc, seal_and_open_leave_no_trace_on_the_stack_or_in_registers, 0, AEADS);
+		tcase_add_loop_test(tc, no_aes_based_cipher_reaches_deeper_than_what_is_wiped,
+			0, AEADS);
+	}
+	srunner_run_all(sr, CK_NORMAL);
+	return finish(sr);
+}
