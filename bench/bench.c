@@ -4,7 +4,7 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * usage: bench [--rounds N] [--mimalloc PATH] [--hardened PATH]
+ * usage: bench [--rounds N] [--rows PREFIX] [--mimalloc PATH] [--hardened PATH]
  *
  * Results go to stdout: row, peer, median, minimum (of unit "x", a ratio, the maximum) and unit
  * between tabs, after lines with "#" that say what they were measured on.  No figure changes the
@@ -29,6 +29,7 @@ size_t bench_arena = (size_t)16 << 20;
 
 static struct trial trials[TRIALS_MOST];
 static size_t ntrials;
+static const char *only = ""; /* what rows begin with */
 
 static double
 read_clock(clockid_t clock)
@@ -45,9 +46,8 @@ bench_now(void)
 	return read_clock(CLOCK_MONOTONIC);
 }
 
-/* Time in which another process had the processor is nobody's cost. */
-static double
-cpu_now(void)
+double
+bench_cpu_now(void)
 {
 	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }
@@ -70,22 +70,22 @@ bench_time(int (*work)(void *arg, size_t n), void *arg)
 	double took;
 
 	for (;; n *= 2) {
-		double from = cpu_now();
+		double from = bench_cpu_now();
 
 		if (work(arg, n))
 			return -1;
-		took = cpu_now() - from;
+		took = bench_cpu_now() - from;
 		if (took >= warm_ns)
 			break;
 	}
 	n = (size_t)((double)n * target_ns / took);
 	n += n == 0;
 
-	double from = cpu_now();
+	double from = bench_cpu_now();
 
 	if (work(arg, n))
 		return -1;
-	return (cpu_now() - from) / (double)n;
+	return (bench_cpu_now() - from) / (double)n;
 }
 
 /* ---------------------------------------------------------------------- trials */
@@ -144,28 +144,46 @@ add_heap_rows(const struct peer *const *peers, size_t n)
 	add(peers[0], "elastic_clear", "ns", bench_elastic, 32)->kind = BENCH_BESIDE_CLEAR;
 }
 
+static struct trial *
+add_kind(const struct peer *with, const char *row, const char *name,
+	int (*run)(const struct trial *, double *), size_t size, unsigned kind)
+{
+	struct trial *t = add(with, row, "ns", run, size);
+
+	t->peer = name;
+	t->kind = kind;
+	return t;
+}
+
+static void
+add_cipher_rows(const struct peer *ours, const char *name, unsigned cipher)
+{
+	static const size_t sizes[] = { 32, 4096, (size_t)1 << 20 };
+	char row[32];
+
+	for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
+		snprintf(row, sizeof(row), "seal_%s_%zu", name, sizes[s]);
+		add_kind(ours, row, "split key", bench_seal, sizes[s], cipher);
+		add_kind(ours, row, "resident key", bench_seal, sizes[s], cipher | BENCH_RESIDENT);
+		add_kind(ours, row, "16 KiB prekey", bench_seal, sizes[s], cipher | BENCH_PREKEY);
+		add_kind(ours, row, "libsodium alone", bench_bare, sizes[s], cipher);
+	}
+	for (size_t s = 0; s < 2; s++) {
+		snprintf(row, sizeof(row), "all_%s_%zu", name, sizes[s]);
+		add_kind(ours, row, "secmalloc", bench_all, sizes[s], cipher)->most_rounds = 3;
+		add_kind(ours, row, "libsodium alone", bench_bare_all, sizes[s], cipher)
+			->most_rounds = 3;
+	}
+}
+
 static void
 add_seal_rows(const struct peer *ours)
 {
-	static const struct {
-		const char *name;
-		unsigned cipher;
-	} ciphers[] = { { "xchacha20poly1305", SECMALLOC_CIPHER_XCHACHA20POLY1305 },
-		{ "aes256gcm", SECMALLOC_CIPHER_AES256GCM } };
-	static const size_t sizes[] = { 32, 4096, (size_t)1 << 20 };
-
-	for (size_t c = 0; c < 2; c++)
-		for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
-			char row[32];
-
-			snprintf(row, sizeof(row), "seal_%s_%zu", ciphers[c].name, sizes[s]);
-			add(ours, row, "ns", bench_seal, sizes[s])->kind = ciphers[c].cipher;
-
-			struct trial *t = add(ours, row, "ns", bench_bare, sizes[s]);
-
-			t->kind = ciphers[c].cipher;
-			t->peer = "libsodium alone";
-		}
+	add_cipher_rows(ours, "xchacha20poly1305", SECMALLOC_CIPHER_XCHACHA20POLY1305);
+	add_cipher_rows(ours, "aes256gcm", SECMALLOC_CIPHER_AES256GCM);
+	add_cipher_rows(ours, "aegis256", SECMALLOC_CIPHER_AEGIS256);
+	add_cipher_rows(ours, "aegis128l", SECMALLOC_CIPHER_AEGIS128L);
+	add(ours, "purge", "ns", bench_purge, 0);
 }
 
 static void
@@ -307,6 +325,8 @@ options(int argc, char **argv)
 	for (i = 1; i + 1 < argc; i += 2) {
 		if (strcmp(argv[i], "--rounds") == 0)
 			rounds = (unsigned)strtoul(argv[i + 1], NULL, 10);
+		else if (strcmp(argv[i], "--rows") == 0)
+			only = argv[i + 1];
 		else if (strcmp(argv[i], "--mimalloc") == 0)
 			bench_mimalloc_path = argv[i + 1];
 		else if (strcmp(argv[i], "--hardened") == 0)
@@ -315,7 +335,8 @@ options(int argc, char **argv)
 			break;
 	}
 	if (i != argc || rounds < 1 || rounds > ROUNDS_MOST) {
-		fprintf(stderr, "usage: bench [--rounds N] [--mimalloc PATH] [--hardened PATH]\n");
+		fprintf(stderr, "usage: bench [--rounds N] [--rows PREFIX] [--mimalloc PATH] "
+				"[--hardened PATH]\n");
 		exit(2);
 	}
 	return rounds;
@@ -328,7 +349,7 @@ run_round(unsigned round)
 	for (size_t k = 0; k < ntrials; k++) {
 		struct trial *t = &trials[round % 2 ? ntrials - 1 - k : k];
 
-		if (round < t->most_rounds)
+		if (round < t->most_rounds && strncmp(t->row[0], only, strlen(only)) == 0)
 			run(t);
 	}
 }
@@ -364,6 +385,7 @@ main(int argc, char **argv)
 		run_round(r);
 	}
 	for (size_t i = 0; i < ntrials; i++)
-		bench_print(&trials[i]);
+		if (strncmp(trials[i].row[0], only, strlen(only)) == 0)
+			bench_print(&trials[i]);
 	return 0;
 }

@@ -63,6 +63,9 @@ double bench_time(int (*work)(void *arg, size_t n), void *arg);
 /** bench_now - ns of a clock that only goes forward */
 double bench_now(void);
 
+/** bench_cpu_now - ns of processor time of this process: what others took is nobody's cost */
+double bench_cpu_now(void);
+
 /** bench_random - the next number of a small generator, the same sequence in each child */
 uint32_t bench_random(void);
 
@@ -90,11 +93,26 @@ enum bench_beside {
 /** secmalloc only: a pair while the pool that stays locked is full.  ns. */
 int bench_elastic(const struct trial *t, double *values);
 
-/** secmalloc only: close and open t->size bytes; t->kind: enum secmalloc_cipher.  ns. */
+/** Bits of t->kind in the next rows: enum secmalloc_cipher, and how the key is kept. */
+#define BENCH_CIPHER 0x0fu
+#define BENCH_RESIDENT 0x10u /* SECMALLOC_KEY_RESIDENT */
+#define BENCH_PREKEY 0x20u   /* prekey_size 16384 */
+#define BENCH_PLAIN 0x40u    /* no hidden pages */
+
+/** secmalloc only: close and open t->size bytes.  ns. */
 int bench_seal(const struct trial *t, double *values);
 
 /** libsodium alone: encrypt and decrypt in place, as bench_seal.  ns. */
 int bench_bare(const struct trial *t, double *values);
+
+/** secmalloc_encrypt_all of 100,000 chunks of t->size bytes, the best of three.  ns a chunk. */
+int bench_all(const struct trial *t, double *values);
+
+/** libsodium alone: encrypt as many texts in place.  ns a text. */
+int bench_bare_all(const struct trial *t, double *values);
+
+/** secmalloc_purge with 10,000 closed chunks of 32 bytes and 100 open ones of 4 KiB.  ns. */
+int bench_purge(const struct trial *t, double *values);
 
 /** What bench_live does with each secret: values of t->kind. */
 enum bench_keep { BENCH_KEEP_CLEAR, BENCH_KEEP_SEALED };

@@ -133,21 +133,46 @@ function elastic_table() {
 	print "| other open chunks too: it is locked anyway | " \
 		cell("elastic_clear", "secmalloc") " |"
 }
+function present(r,    p) { return ((r, "libsodium alone") in median) }
 function seal_table(    i, n, part, r) {
 	print "\n## Close and open\n"
-	print "ns for secmalloc_encrypt and secmalloc_decrypt of one chunk, beside encrypting and"
-	print "decrypting in place with libsodium alone, its key in ordinary memory and for AES"
-	print "expanded beforehand: median (minimum).\n"
-	print "| | secmalloc | libsodium alone | multiple |"
+	print "ns for secmalloc_encrypt and secmalloc_decrypt of one chunk: with the default split"
+	print "key, made whole for each call; with SECMALLOC_KEY_RESIDENT; with 16 KiB hashed into"
+	print "the key each time; and encrypting and decrypting in place with libsodium alone, its"
+	print "key in ordinary memory and for AES expanded beforehand: median (minimum). The last"
+	print "columns are multiples of libsodium alone, and ns above it, by the medians.\n"
+	print "| | split key | resident key | 16 KiB prekey | libsodium alone | split | resident " \
+		"| resident above |"
+	rule(7)
+	for (i = 1; i <= rows; i++) {
+		r = row[i]
+		n = split(r, part, "_")
+		if (part[1] != "seal" || !present(r))
+			continue
+		print "| " part[2] ", " grouped(part[3]) " bytes | " cell(r, "split key") " | " \
+			cell(r, "resident key") " | " cell(r, "16 KiB prekey") " | " \
+			cell(r, "libsodium alone") " | " \
+			ratio(r, "split key", "libsodium alone") " | " \
+			ratio(r, "resident key", "libsodium alone") " | " \
+			number(median[r, "resident key"] - median[r, "libsodium alone"]) " |"
+	}
+}
+function batch_table(    i, n, part, r) {
+	print "\n## All at once\n"
+	print "ns a chunk for secmalloc_encrypt_all of 100,000 open chunks, the best of three, and"
+	print "for encrypting as many texts with libsodium alone: median (minimum) of three rounds.\n"
+	print "| | secmalloc | libsodium alone | share of its speed |"
 	rule(3)
 	for (i = 1; i <= rows; i++) {
 		r = row[i]
 		n = split(r, part, "_")
-		if (part[1] == "seal")
+		if (part[1] == "all" && present(r))
 			print "| " part[2] ", " grouped(part[3]) " bytes | " \
 				cell(r, "secmalloc") " | " cell(r, "libsodium alone") " | " \
-				ratio(r, "secmalloc", "libsodium alone") " |"
+				ratio(r, "libsodium alone", "secmalloc") " |"
 	}
+	print "\nsecmalloc_purge with 10,000 closed chunks of 32 bytes and 100 open ones of 4 KiB:"
+	print cell("purge", "secmalloc") " ns."
 }
 function all_tables() {
 	heap_tables()
@@ -155,6 +180,7 @@ function all_tables() {
 	live_table()
 	elastic_table()
 	seal_table()
+	batch_table()
 }
 '
 

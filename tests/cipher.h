@@ -19,7 +19,7 @@ static struct sm_aead aes, aegis; /* what cipher.c takes for the two: copies tha
 #define sm_aead_aegis256 aegis
 #include "cipher/cipher.c"
 
-enum { MOST = 100000, LONG = sizeof(((struct sm_aside *)NULL)->bytes), AD = 20, EDGE = 32 };
+enum { MOST = 100000, LONG = LONG_BYTES, AD = 20, EDGE = 32 };
 
 #define AEADS ((int)(sizeof(aeads) / sizeof(aeads[0])))
 

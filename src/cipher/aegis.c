@@ -36,8 +36,6 @@ static const unsigned char kat_tag_128l[] = {
 	0xfc, 0x83, 0x5f, 0xf5, 0x74, 0xac, 0xa3, 0xfc, 0x27, 0xc3, 0x3b, 0xe0, 0xdb, 0x2a, 0xff, 0x98
 };
 
-static struct sm_aside aside;
-
 static bool
 available(void)
 {
@@ -90,7 +88,6 @@ const struct sm_aead sm_aead_aegis256 = {
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag_256),
-	.aside = &aside,
 };
 
 /* ------------------------------------------------------------ AEGIS-128L */
@@ -138,5 +135,4 @@ const struct sm_aead sm_aead_aegis128l = {
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag_128l),
-	.aside = &aside,
 };

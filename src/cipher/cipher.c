@@ -4,10 +4,15 @@
 #include <sodium.h>
 #include <string.h>
 
-/* A forged message must stay as it was, but libsodium overwrites it: up to this size the ciphertext
- * (no secret) is copied aside. Above it the message is verified first and decrypted then, or copied
- * aside too where verifying takes as long as decrypting. */
-enum { ASIDE_BYTES = 4096, KAT_TEXT_BYTES = 128 };
+/* A forged message must stay as it was, but libsodium overwrites it: the ciphertext (no secret) is
+ * copied aside, on the stack or, as long as that is free, to one place. Beyond, the message is verified
+ * first and decrypted then. */
+enum { SHORT_BYTES = 4096, LONG_BYTES = 1 << 20, KAT_TEXT_BYTES = 128 };
+
+static struct {
+	_Atomic bool busy;
+	unsigned char bytes[LONG_BYTES];
+} aside;
 
 /* In AUTO's order, up to the one that is available everywhere. */
 static const struct sm_aead *const aeads[] = { &sm_aead_aegis256, &sm_aead_aes256gcm,
@@ -49,40 +54,39 @@ open_long(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 
 /* The traces are wiped here, since a short one's copy puts what is called from here lower down. */
 static SM_NOINLINE int
-open_aside(const struct sm_aead *a, const void *state, const struct sm_raw *r, unsigned char *aside)
+open_aside(const struct sm_aead *a, const void *state, const struct sm_raw *r, unsigned char *to)
 {
 	int e;
 
 	if (r->n)
-		memcpy(aside, r->bytes, r->n);
+		memcpy(to, r->bytes, r->n);
 	e = deep_open(a, state, r, true);
 	sm_wipe_traces();
 	if (e && r->n)
-		memcpy(r->bytes, aside, r->n);
+		memcpy(r->bytes, to, r->n);
 	return e ? EBADMSG : 0;
 }
 
 static SM_NOINLINE int
 open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
-	unsigned char aside[ASIDE_BYTES];
+	unsigned char to[SHORT_BYTES];
 
-	return open_aside(a, state, r, aside);
+	return open_aside(a, state, r, to);
 }
 
 static int
 open_raw(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
-	struct sm_aside *s = a->aside;
 	int e;
 
-	if (r->n <= ASIDE_BYTES)
+	if (r->n <= SHORT_BYTES)
 		return open_short(a, state, r);
-	if (!s || r->n > sizeof(s->bytes) ||
-		atomic_exchange_explicit(&s->busy, true, memory_order_acquire))
+	if (r->n > LONG_BYTES ||
+		atomic_exchange_explicit(&aside.busy, true, memory_order_acquire))
 		return open_long(a, state, r);
-	e = open_aside(a, state, r, s->bytes);
-	atomic_store_explicit(&s->busy, false, memory_order_release);
+	e = open_aside(a, state, r, aside.bytes);
+	atomic_store_explicit(&aside.busy, false, memory_order_release);
 	return e;
 }
 
@@ -129,8 +133,7 @@ sm_cipher_start(unsigned which)
 		if (self_test(a))
 			return sm_fail(EIO, "%s failed its self-test: replace libsodium or the "
 					    "machine", a->name);
-		if (a->aside)
-			atomic_store(&a->aside->busy, false); /* in a forked child */
+		atomic_store(&aside.busy, false); /* in a forked child */
 		chosen = a;
 		return 0;
 	}

@@ -17,12 +17,6 @@ struct sm_raw {
 	size_t ad_bytes;
 };
 
-/** Where the ciphertext of one message at a time, no secret, stays until the tag is verified. */
-struct sm_aside {
-	_Atomic bool busy;
-	unsigned char bytes[1 << 20];
-};
-
 struct sm_aead {
 	enum secmalloc_cipher id;
 	const char *name;
@@ -36,7 +30,6 @@ struct sm_aead {
 	/* a published vector: key, nonce, text and associated data, and the tag they give */
 	const unsigned char *key, *nonce, *text, *ad, *tag;
 	size_t text_bytes, ad_bytes, tag_bytes;
-	struct sm_aside *aside; /* NULL: verifying a long message first costs little */
 };
 
 extern const struct sm_aead sm_aead_xchacha20poly1305, sm_aead_aes256gcm;
