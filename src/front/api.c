@@ -47,7 +47,9 @@ turn_away(const void *ptr)
 
 	if (sm_purged())
 		return sm_state_refuse();
-	e = ptr ? sm_fork_owes() : 0;
+	e = sm_fork_amid();
+	if (e == 0 && ptr)
+		e = sm_fork_owes();
 	if (e)
 		return e;
 	if (!ptr || !sm_state_is(SM_LOCKED))
@@ -66,7 +68,12 @@ enter(const void *ptr)
 static inline int
 enter_anyway(const void *ptr)
 {
-	return sm_life_stands() && ptr ? 0 : stranger(ptr);
+	int e;
+
+	if (SM_LIKELY(sm_life_stands() && ptr))
+		return 0;
+	e = sm_fork_amid();
+	return e ? e : stranger(ptr);
 }
 
 /* For calls without a pointer: 0 runs, -1 nothing is there, else why not. */
@@ -77,7 +84,9 @@ enter_all(void)
 
 	if (sm_life_runs())
 		return 0;
-	e = sm_fork_owes();
+	e = sm_fork_amid();
+	if (e == 0)
+		e = sm_fork_owes();
 	if (e)
 		return e;
 	return sm_life_stands() ? sm_state_refuse() : -1;

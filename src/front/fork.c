@@ -11,6 +11,7 @@
 static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
 static _Atomic unsigned forks_waiting;
+static SM_TLS bool mine; /* this thread is between the handlers of a fork */
 static _Atomic bool owes; /* this child could not keep what it should have: nobody was told yet */
 
 /* ------------------------------------------------------------------- lock */
@@ -97,12 +98,14 @@ revive(void)
 	return e;
 }
 
+/* Only the thread that forks has packed; a clone(2) in another may have come in the middle of it. */
 static void
 inherit(void)
 {
-	bool meant = sm_seal_was_shut() && !sm_purged();
+	bool meant = mine && sm_seal_was_shut() && !sm_purged();
 	int e = meant ? revive() : ENOMEM;
 
+	mine = false;
 	sm_seal_drop_kept();
 	if (e)
 		orphan();
@@ -116,6 +119,7 @@ sm_fork_before(void)
 	atomic_fetch_add(&forks_waiting, 1);
 	sm_lock_take(&lock, SM_RANK_LIFE);
 	atomic_fetch_sub(&forks_waiting, 1);
+	mine = true;
 	sm_seal_before_fork();
 }
 
@@ -123,6 +127,7 @@ void
 sm_fork_in_parent(void)
 {
 	sm_seal_after_fork();
+	mine = false;
 	sm_life_let_go();
 }
 
@@ -136,6 +141,15 @@ sm_fork_in_child(void)
 	own_lock();
 	inherit();
 	errno = kept;
+}
+
+int
+sm_fork_amid(void)
+{
+	if (!mine || atomic_load(&owner) != getpid())
+		return 0;
+	return sm_fail(EDEADLK, "this thread forks, and its chunks are on their way: call nothing here "
+				"in handlers of pthread_atfork");
 }
 
 int
@@ -166,11 +180,11 @@ sm_life_settle(void)
 		sm_helper_chores();
 		return sm_config_runs();
 	}
-	if (!is_inherited() && (sm_purged() || sm_state_is(SM_LOCKED)))
+	if (!is_inherited() && (sm_purged() || sm_state_is(SM_LOCKED) || sm_fork_amid()))
 		return false;
 	sm_life_take();
 	if (is_inherited())
-		orphan();
+		inherit();
 	runs = sm_config_runs();
 	sm_life_let_go();
 	return runs;

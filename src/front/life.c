@@ -223,8 +223,10 @@ init(const struct secmalloc_config *c)
 int
 sm_life_init(const struct secmalloc_config *c)
 {
-	int e, state;
+	int e = sm_fork_amid(), state;
 
+	if (e)
+		return e;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	(void)sm_life_runs();
 	sm_life_take();
@@ -241,8 +243,10 @@ sm_life_init(const struct secmalloc_config *c)
 int
 sm_life_start(void)
 {
-	int e = 0, state;
+	int e = sm_fork_amid(), state;
 
+	if (e)
+		return e;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	sm_life_take();
 	e = sm_fork_owes();

@@ -50,10 +50,11 @@ sealed_place(size_t at)
 	return parcel.plain + sm_round_up(parcel.most_items * sizeof(struct item), ALIGN) + at;
 }
 
+/* Hidden pages are common to parent and child: who lets go last has them wiped by the kernel. */
 static void
-discard(bool wipe)
+discard(void)
 {
-	if (parcel.secret.base && wipe)
+	if (parcel.secret.base && !(parcel.secret.granted & SECMALLOC_HIDDEN))
 		sm_wipe(parcel.secret.base, parcel.secret.bytes);
 	if (parcel.secret_reserved) {
 		size_t bytes = parcel.secret.bytes;
@@ -173,16 +174,15 @@ sm_seal_before_fork(void)
 	sm_batch_settle();
 	sm_heap_hold();
 	if (pack())
-		discard(true);
+		discard();
 }
 
-/* Hidden pages are the child's too, whoever wipes them: here they are only let go. */
 void
 sm_seal_after_fork(void)
 {
 	if (!parcel.shut)
 		return;
-	discard(!(parcel.secret.granted & SECMALLOC_HIDDEN));
+	discard();
 	parcel.shut = false;
 	sm_heap_let_go();
 	(void)sm_gate_open(SM_FORKING);
@@ -208,7 +208,7 @@ sm_seal_kept(void)
 void
 sm_seal_drop_kept(void)
 {
-	discard(true);
+	discard();
 	parcel.shut = false;
 }
 
