@@ -7,6 +7,10 @@
  *	leak_scan [--uid N] --pid PID mem|vmreadv  SEED LEN [SEED LEN ...]
  *	leak_scan [--uid N] --file CORE            SEED LEN [SEED LEN ...]
  *
+ * HEX key in place of SEED LEN stands for three markers: these 32 bytes; the rounds of AES-256
+ * that are expanded from them (none, where the CPU has no AES); and the first LEAK_SUBKEYS keys
+ * that XChaCha20 makes of them.  HEX raw stands for one marker, the bytes.  See leak_key.c.
+ *
  * Prints one line: for each marker the number of places where 16 or more consecutive bytes of
  * it lie, whatever part of the marker, at whatever alignment.  Each place is described on
  * stderr.  Exit status: 0 scanned, 77 reading was refused, 1 anything else.
@@ -23,6 +27,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,15 +37,18 @@
 #include "leak.h"
 
 enum {
-	MARKERS = 8,
+	MARKERS = 24,
 	SLOTS = 1 << 16,  /* of the table of words: at least twice as many as words */
 	FILTER = 1 << 18, /* bits, so that the common miss stays in the first cache */
 	BLOCK_BYTES = 1 << 18,
 	CARRY_BYTES = LEAK_HIT_BYTES - 1, /* kept from one block for the next */
-	PAGEMAP_BYTES = 1 << 20
+	PAGEMAP_BYTES = 1 << 20,
+	KEY_BYTES = 32,
+	NONCE_BYTES = 16 /* of it, those that make a subkey */
 };
 
 struct marker {
+	const unsigned char *bytes; /* NULL: those of the seed */
 	uint64_t seed;
 	uint64_t len;
 	uint64_t hits;
@@ -87,27 +95,101 @@ hash(uint64_t word)
 	return (word * 0x9e3779b97f4a7c15u) >> 32;
 }
 
+static unsigned char
+byte_of(const struct marker *m, uint64_t i)
+{
+	return m->bytes != NULL ? m->bytes[i] : leak_byte(m->seed, i);
+}
+
+static uint64_t
+word_at(const struct marker *m, uint64_t offset)
+{
+	uint64_t w = 0;
+
+	for (size_t k = 0; k < 8; k++)
+		w |= (uint64_t)byte_of(m, offset + k) << (k * 8);
+	return w;
+}
+
 static void
-learn(uint64_t seed, uint64_t len)
+learn(struct marker new)
 {
 	static uint64_t words;
 	struct marker *m = &marker[markers];
 
-	words += len / 8;
-	if (markers == MARKERS || len < LEAK_HIT_BYTES || len % 8 != 0 || words > SLOTS / 2) {
+	words += new.len / 8;
+	if (markers == MARKERS || new.len % 8 != 0 || words > SLOTS / 2 ||
+		(new.len < LEAK_HIT_BYTES && new.bytes == NULL)) {
 		fprintf(stderr, "leak_scan: a marker is a multiple of 8 bytes, and small\n");
 		exit(1);
 	}
-	*m = (struct marker){.seed = seed, .len = len};
-	for (size_t i = 0; i < len / 8; i++) {
-		uint64_t w = leak_word(seed, i), h = hash(w), k = h % SLOTS;
+	*m = new;
+	for (size_t i = 0; i < m->len; i += 8) {
+		uint64_t w = word_at(m, i), h = hash(w), k = h % SLOTS;
 
+		if (w == 0)
+			continue;
 		while (slot[k].offset != 0)
 			k = (k + 1) % SLOTS;
-		slot[k] = (struct slot){w, (uint32_t)markers, (uint32_t)(i * 8 + 1)};
+		slot[k] = (struct slot){w, (uint32_t)markers, (uint32_t)(i + 1)};
 		filter[h % FILTER / 8] |= (unsigned char)(1u << (h % 8));
 	}
 	markers++;
+}
+
+/* What stands behind the key itself in libsodium's expanded state. */
+static struct marker
+rounds_of(const unsigned char *key)
+{
+	crypto_aead_aes256gcm_state *state = sodium_malloc(sizeof *state);
+	const unsigned char *p;
+	size_t n;
+
+	if (state == NULL || !crypto_aead_aes256gcm_is_available())
+		return (struct marker){.bytes = key};
+	memset(state, 0, sizeof *state);
+	crypto_aead_aes256gcm_beforenm(state, key);
+	p = memmem(state, sizeof *state, key, KEY_BYTES);
+	if (p == NULL)
+		return (struct marker){.bytes = key};
+	p += KEY_BYTES;
+	n = (size_t)((const unsigned char *)state + sizeof *state - p);
+	while (n > 0 && p[n - 1] == 0)
+		n--;
+	return (struct marker){.bytes = p, .len = n / 8 * 8};
+}
+
+static void
+learn_hex(const char *hex, const char *what)
+{
+	unsigned char *key = malloc(KEY_BYTES), *sub = malloc(LEAK_SUBKEYS * KEY_BYTES);
+	unsigned char nonce[NONCE_BYTES] = {0};
+	size_t n;
+
+	if (key == NULL || sub == NULL || strlen(hex) != 2 * KEY_BYTES ||
+		sodium_hex2bin(key, KEY_BYTES, hex, 2 * KEY_BYTES, NULL, &n, NULL) != 0) {
+		fprintf(stderr, "leak_scan: a key has %d bytes\n", KEY_BYTES);
+		exit(1);
+	}
+	learn((struct marker){.bytes = key, .len = KEY_BYTES});
+	if (strcmp(what, "raw") == 0)
+		return;
+	for (size_t i = 0; i < LEAK_SUBKEYS; i++) {
+		nonce[0] = (unsigned char)i;
+		crypto_core_hchacha20(sub + i * KEY_BYTES, nonce, key, NULL);
+	}
+	learn(rounds_of(key));
+	learn((struct marker){.bytes = sub, .len = LEAK_SUBKEYS * KEY_BYTES});
+}
+
+static void
+learn_pair(const char *what, const char *how)
+{
+	if (strcmp(how, "key") == 0 || strcmp(how, "raw") == 0)
+		learn_hex(what, how);
+	else
+		learn((struct marker){.seed = strtoull(what, NULL, 0),
+			.len = strtoull(how, NULL, 0)});
 }
 
 static void
@@ -134,10 +216,10 @@ follow(const struct slot *s, const unsigned char *p, size_t i, size_t n, uint64_
 	size_t offset = s->offset - 1, before = 0, len = 8;
 
 	while (before < i && before < offset &&
-		p[i - before - 1] == leak_byte(m->seed, offset - before - 1))
+		p[i - before - 1] == byte_of(m, offset - before - 1))
 		before++;
 	while (i + len < n && offset + len < m->len &&
-		p[i + len] == leak_byte(m->seed, offset + len))
+		p[i + len] == byte_of(m, offset + len))
 		len++;
 	if (before + len < LEAK_HIT_BYTES)
 		return i + 1;
@@ -348,8 +430,10 @@ main(int argc, char **argv)
 	if (a == argc || (argc - a) % 2 != 0 ||
 		(how != NULL && strcmp(how, "mem") != 0 && strcmp(how, "vmreadv") != 0))
 		return usage();
+	if (sodium_init() < 0)
+		return 1;
 	for (; a < argc; a += 2)
-		learn(strtoull(argv[a], NULL, 0), strtoull(argv[a + 1], NULL, 0));
+		learn_pair(argv[a], argv[a + 1]);
 	if (uid != NULL)
 		become(uid);
 	if (file != NULL)

@@ -8,9 +8,11 @@
  *
  *	hidden  HIDDEN required, so that large chunks lie on hidden pages too
  *	plain   HIDDEN not tried
- *	xchacha as plain, with that cipher
+ *	xchacha as plain, with that cipher, a long prekey, and halves drawn anew for each use
  *	bare    neither HIDDEN nor NODUMP nor FORKSAFE: the control for the readers that the
  *	        last two stop
+ *	provided, timed  as plain: the key comes from a provider; chunks close by themselves
+ *	resident, xresident  as plain and xchacha: the key stays expanded
  *
  * It takes commands from stdin, one a line, and answers each with one line: "ok ...",
  * "unsupported REASON" or "failed REASON".  The markers are written in place, byte by byte, and
@@ -57,6 +59,8 @@ enum {
 	MEMLOCK_BYTES = 8 << 20, /* for the pool, large chunks and the key; the kernel's default */
 	SIGNAL_STACK_BYTES = 1 << 16,
 	DEPTH_BYTES = 1 << 16,
+	PREKEY_BYTES = 16384,
+	RESEAL_MS = 30, WAIT_MS = 5000,
 	MOVED_SMALL_BYTES = 3000,
 	MOVED_LARGE_BYTES = 3 * LEAK_LARGE_BYTES
 };
@@ -64,9 +68,11 @@ enum {
 static uint64_t seed;
 static const char *mode;
 static unsigned char control[LEAK_CONTROL_BYTES];
+static unsigned char material[LEAK_MATERIAL_BYTES], provided[32];
 static unsigned char signal_stack[SIGNAL_STACK_BYTES];
-static unsigned char *small, *large;
+unsigned char *small, *large;
 static pid_t child;
+char leak_note[256];
 
 struct command {
 	const char *name;
@@ -128,16 +134,6 @@ ignore(int sig)
 	(void)sig;
 }
 
-/* Registers are memory as soon as a signal comes: the kernel puts all of them, the vector ones
- * too, on the stack.  So let one come where a call of the library has just returned; its frame
- * stays on a stack of its own, for every reader to see, until the next. */
-static int
-expose_registers(int result)
-{
-	syscall(SYS_kill, getpid(), SIGUSR1);
-	return result;
-}
-
 static void
 catch_signals(void)
 {
@@ -166,13 +162,23 @@ clear_run(void)
 		c.require |= SECMALLOC_HIDDEN;
 	else
 		c.without |= SECMALLOC_HIDDEN;
-	if (strcmp(mode, "xchacha") == 0)
+	if (mode[0] == 'x') {
 		c.cipher = SECMALLOC_CIPHER_XCHACHA20POLY1305;
+		c.prekey_size = PREKEY_BYTES;
+		c.resplit_ms = 1;
+	}
+	if (strstr(mode, "resident") != NULL)
+		c.flags = SECMALLOC_KEY_RESIDENT;
+	c.key_arg = &seed;
+	if (strcmp(mode, "provided") == 0)
+		c.key_provider = leak_provide;
+	if (strcmp(mode, "timed") == 0)
+		c.reseal_ms = RESEAL_MS;
 	if (secmalloc_init(&c) != 0)
 		return -1;
 	small = secmalloc(LEAK_SMALL_BYTES);
 	large = secmalloc(LEAK_LARGE_BYTES);
-	if (small == NULL || large == NULL)
+	if (small == NULL || large == NULL || secmalloc_hold(small) || secmalloc_hold(large))
 		return -1;
 	mark(small, LEAK_SMALL_BYTES, LEAK_SMALL_SEED(seed));
 	mark(large, LEAK_LARGE_BYTES, LEAK_LARGE_SEED(seed));
@@ -181,14 +187,15 @@ clear_run(void)
 		printf("failed granted is %#x, require was %#x\n", st.granted, c.require);
 		exit(1);
 	}
-	return both_are(1);
+	both_are(1);
+	return secmalloc_release(small) || secmalloc_release(large) ? -1 : 0;
 }
 
 static int
 seal_run(void)
 {
-	if (expose_registers(secmalloc_encrypt(small)) != 0 ||
-		expose_registers(secmalloc_encrypt(large)) != 0)
+	if (leak_expose(secmalloc_encrypt(small)) != 0 ||
+		leak_expose(secmalloc_encrypt(large)) != 0)
 		return -1;
 	return both_are(0);
 }
@@ -196,8 +203,8 @@ seal_run(void)
 static int
 open_run(void)
 {
-	if (expose_registers(secmalloc_decrypt(small)) != 0 ||
-		expose_registers(secmalloc_decrypt(large)) != 0)
+	if (leak_expose(secmalloc_decrypt(small)) != 0 ||
+		leak_expose(secmalloc_decrypt(large)) != 0)
 		return -1;
 	return both_are(1);
 }
@@ -208,11 +215,11 @@ move_run(void)
 {
 	unsigned char *p = secrealloc(small, MOVED_SMALL_BYTES);
 
-	if (expose_registers(p == NULL))
+	if (leak_expose(p == NULL))
 		return -1;
 	small = p;
 	p = secrealloc(large, MOVED_LARGE_BYTES);
-	if (expose_registers(p == NULL))
+	if (leak_expose(p == NULL))
 		return -1;
 	large = p;
 	return both_are(1);
@@ -222,15 +229,71 @@ static int
 free_run(void)
 {
 	secfree(small);
-	expose_registers(0);
+	leak_expose(0);
 	secfree(large);
-	return expose_registers(0);
+	return leak_expose(0);
 }
 
 static int
 term_run(void)
 {
-	return expose_registers(secmalloc_term());
+	return leak_expose(secmalloc_term());
+}
+
+/* For a control. */
+static int
+keep_run(void)
+{
+	mark(material, sizeof material, LEAK_MATERIAL_SEED(seed));
+	return leak_provide(provided, &seed);
+}
+
+static int
+with_material(int (*call)(const void *, size_t))
+{
+	int e;
+
+	mark(material, sizeof material, LEAK_MATERIAL_SEED(seed));
+	e = leak_expose(call(material, sizeof material));
+	secmemzero(material, sizeof material);
+	return e ? e : both_are(0);
+}
+
+static int
+lock_run(void)
+{
+	return with_material(secmalloc_lock);
+}
+
+static int
+unlock_run(void)
+{
+	return with_material(secmalloc_unlock);
+}
+
+static int
+rekey_run(void)
+{
+	return leak_expose(secmalloc_rekey());
+}
+
+static int
+purge_run(void)
+{
+	secmalloc_purge();
+	return leak_expose(both_are(0));
+}
+
+/* Until both have closed by themselves. */
+static int
+wait_run(void)
+{
+	for (int i = 0; i < WAIT_MS; i++) {
+		if (secmalloc_is_encrypted(small) == 1 && secmalloc_is_encrypted(large) == 1)
+			return leak_expose(both_are(0));
+		usleep(1000);
+	}
+	return -1;
 }
 
 /* Writes every page that can be read to a file, straight from where it lies.  The kernel refuses
@@ -339,6 +402,16 @@ static const struct command commands[] = {
 	{"move", move_run, deep},
 	{"free", free_run, deep},
 	{"term", term_run, deep},
+	{"lock", lock_run, deep},
+	{"unlock", unlock_run, deep},
+	{"keep", keep_run, flat},
+	{"rekey", rekey_run, deep},
+	{"purge", purge_run, deep},
+	{"wait", wait_run, flat},
+	{"threads", leak_threads, flat},
+	{"refuse", leak_refuse, deep},
+	{"where", leak_where, flat},
+	{"spill", leak_spill, deep},
 	{"dump", dump_run, flat},
 	{"fork", fork_run, flat},
 	{"raw", raw_run, flat},
@@ -382,10 +455,11 @@ serve(const char *line)
 	if (strcmp(line, "exit") == 0)
 		return 0;
 	for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-		if (strcmp(line, commands[i].name) == 0) {
+		if (strcmp(line, commands[i].name) == 0 && commands[i].run != NULL) {
 			errno = 0;
+			leak_note[0] = '\0';
 			if (commands[i].call(commands[i].run) == 0)
-				printf("ok %d\n", (int)child);
+				printf("ok %d %s\n", (int)child, leak_note);
 			else
 				printf("%s %s: %s; %s\n",
 					errno == ENOTSUP ? "unsupported" : "failed", line,
@@ -403,7 +477,7 @@ main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc < 3 || argc > 4) {
-		fprintf(stderr, "usage: leak_victim hidden|plain|xchacha|bare SEED [UID]\n");
+		fprintf(stderr, "usage: leak_victim MODE SEED [UID]\n");
 		return 1;
 	}
 #ifdef SANITIZED

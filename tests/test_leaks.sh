@@ -1,5 +1,6 @@
 #!/bin/sh
-# test_leaks.sh - nobody finds the plaintext of a chunk that is hidden, sealed, freed or gone
+# test_leaks.sh - nobody finds the plaintext of a chunk that is hidden, sealed, freed or gone, nor
+# a key that is not at work
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
@@ -7,18 +8,27 @@
 # For each mode and state a fresh leak_victim is brought into that state, and every reader looks
 # for its two chunks (256 bytes and 64 KiB) and for an ordinary buffer, the control.  A scan that
 # misses the control is void.  An open chunk that a reader must find is found exactly once: a
-# second place is a stray copy.
+# second place is a stray copy.  The material of lock and
+# what a provider gave are markers as well, found nowhere.
 #
 #   modes    hidden    HIDDEN required
 #            plain     HIDDEN not tried
 #            xchacha   as plain, with that cipher, which AUTO may leave aside
 #            bare      as plain, and neither NODUMP nor FORKSAFE tried: so that a child and the
 #                      kernel's core find it too
+#            timed     as plain, and chunks close by themselves
+#            provided  as plain, and the key is from a provider
 #   states   control   before any chunk
 #            clear     both chunks written; then
 #            sealed    closed; resealed, opened, moved (secrealloc): opened and closed again,
 #                      opened, opened and reallocated after that
-#            freed     secfree, term  secmalloc_term: while both were open
+#            freed     secfree, term  secmalloc_term, purged  secmalloc_purge, locked
+#                      secmalloc_lock: while both were open
+#            unlocked  that undone; reopened: and both opened
+#            rekeyed   closed, under a new key; carried: opened after that
+#            timed     closed by the timer
+#            refused   closed, after calls that failed
+#            threads   closed and opened by threads, of which some rest and some are gone
 #   readers  self      the victim writes down all that it can read: finds every open chunk
 #            mem, vmreadv (as root, and as the same user)   /proc/PID/mem, process_vm_readv
 #            gcore     gdb, told to ignore coredump_filter and MADV_DONTDUMP
@@ -26,7 +36,14 @@
 #            fork-*    a child made by fork(3): by its own dump, by mem, by vmreadv.  Its
 #                      pthread_atfork handler leaves it nothing, whatever FORKSAFE says
 #            raw-*     a child made by the bare system call, past that handler
-#            exit      gcore when the process has called exit_group(2)
+#            exit      gcore when the process has called exit_group(2), its destructors done
+#
+# Then the keys, in every state: leak_keys is a leak_victim that tells where the halves are, always
+# in plain memory, so that hiding cannot hide a mistake.  leak_key makes the key whole outside, and
+# readers look for each key that there was: its bytes, the rounds of AES, the subkeys of XChaCha20,
+# the mask between the halves, and what Argon2id made of the material.  None is found; the controls
+# are a key spilt on purpose, and modes resident and xresident (KEY_RESIDENT), where the expanded
+# key is found exactly once and on its page.
 #
 # What "exited" cannot show: once a process is gone no reader can name it, and the frames that it
 # gave back are the kernel's.  So "exit" looks at the last moment at which one could.
@@ -38,18 +55,20 @@ export LC_ALL
 umask 022
 
 build=$(cd "${top_builddir:-.}" && pwd) || exit 99
-victim=$build/tests/leak_victim
+program=$build/tests/leak_victim
 scan=$build/tests/leak_scan
-modes=${LEAK_MODES:-hidden plain xchacha bare}
-states=${LEAK_STATES:-clear sealed resealed opened moved freed term}
-control_bytes=4096
+modes=${LEAK_MODES:-hidden plain xchacha bare timed provided resident xresident}
+later='locked unlocked reopened rekeyed carried purged timed threads refused'
+states=${LEAK_STATES:-clear sealed resealed opened moved freed term $later}
+control_bytes=4096 material_bytes=64
 
-for p in "$victim" "$scan"; do
+for p in "$program" "$scan" "$build/tests/leak_keys" "$build/tests/leak_key"; do
 	[ -x "$p" ] || { echo "test_leaks: $p is missing"; exit 99; }
 done
 [ -r /proc/self/maps ] || { echo "SKIP: no /proc"; exit 77; }
 
 pid='' child='' tracer='' pattern='' refused='' rows=0 failed=0 lost=0
+keys='' hoped='0 0' # what else to look for; how often the material, what was provided, and it
 tmp=$(mktemp -d) || exit 99
 
 clean_up() {
@@ -76,7 +95,7 @@ mkfifo "$tmp/ask" "$tmp/answer" || exit 99
 start() {
 	rm -f "$dir"/*
 	seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
-	(cd "$dir" && exec "$victim" "$1" "$seed" ${uid:+"$uid"}) \
+	(cd "$dir" && exec "$program" "$1" "$seed" ${uid:+"$uid"}) \
 		<"$tmp/ask" >"$tmp/answer" 2>"$tmp/stderr" &
 	pid=$!
 	exec 3>"$tmp/ask" 4<"$tmp/answer"
@@ -115,22 +134,74 @@ way() {
 	moved) echo clear seal open move ;;
 	freed) echo clear seal open free ;;
 	term) echo clear seal open term ;;
+	locked) echo clear seal open lock ;;
+	unlocked) echo clear seal open lock unlock ;;
+	reopened) echo clear seal open lock unlock open ;;
+	rekeyed) echo clear seal rekey ;;
+	carried) echo clear seal rekey open ;;
+	purged) echo clear seal open purge ;;
+	timed) echo clear wait ;;
+	threads) echo clear seal threads ;;
+	refused) echo clear seal refuse ;;
+	spilt) echo clear seal keep spill ;;
 	*) echo "no state $1" ;;
+	esac
+}
+
+# note: where the halves are, and the key that they make now
+note() {
+	ask where || return
+	# shellcheck disable=SC2086 # words
+	set -- $rest
+	cipher=$2 slots=$6 salt=$7
+	made=$("$build/tests/leak_key" "$pid" "$3" "$4" "$5" 2>&1)
+	case $? in
+	0) ;;
+	77) word=unsupported rest=$made; return 1 ;;
+	*) word=failed rest=$made; return 1 ;;
+	esac
+	key=${made% *} mask=${made#* }
+	[ -n "$first" ] || first=$key
+}
+
+# steps STATE: the way there, and for leak_keys what is to be noted on it
+steps() {
+	for command in $(way "$1"); do
+		echo "$command"
+		case $program,$command in
+		*_keys,clear) echo note ;;
+		*_keys,lock) echo kek ;;
+		esac
+	done
+	case $program,$1 in
+	*_keys,locked | *_keys,purged | *_keys,term) echo gone ;;
+	*_keys,*) echo note ;;
+	esac
+}
+
+# step COMMAND: true if it worked
+step() {
+	case $1 in
+	note) note ;;
+	gone) key='' ;; # the last one that there was is no more
+	kek) kek=$("$build/tests/leak_key" "$pid" "$salt" $((seed + 3)) 2>&1) ||
+		{ word=failed rest=$kek; return 1; } ;;
+	*) ask "$1" ;;
 	esac
 }
 
 # reach MODE STATE: a new victim; 0 it is there, 1 a failure, 77 this machine cannot
 reach() {
 	mode=$1 state=$2
-	there=no
+	there=no first='' key='' mask='' kek=''
 	start "$mode" && there=yes
-	for command in $(way "$state"); do
-		[ $there = no ] || ask "$command" || there=no
+	for command in $(steps "$state"); do
+		[ $there = no ] || step "$command" || there=no
 	done
 	[ $there = no ] || return 0
 	stop KILL
 	[ "$word" != unsupported ] || return 77
-	printf '%-7s %-9s FAIL: %s %s\n' "$mode" "$state" "$word" "$rest"
+	printf '%-9s %-9s FAIL: %s %s\n' "$mode" "$state" "$word" "$rest"
 	failed=$((failed + 1)) lost=$((lost + 1))
 	[ $lost -lt 3 ] || { echo "test_leaks: three victims lost, giving up"; exit 1; }
 	return 1
@@ -146,8 +217,8 @@ row() {
 	case " $refused " in *" $reader "*) return ;; esac
 	"$@" >"$tmp/hits" 2>"$tmp/places"
 	status=$?
-	small=- large=- control=-
-	[ $status != 0 ] || read -r small large control <"$tmp/hits"
+	small=- large=- control=- others=-
+	[ $status != 0 ] || read -r small large control others <"$tmp/hits"
 	if [ "$wanted" = - ] && [ $status = 77 ]; then
 		refused="$refused $reader"
 		echo "SKIP $reader: $(tail -n 1 "$tmp/places")"
@@ -156,18 +227,42 @@ row() {
 	verdict=ok
 	[ "$wanted" = - ] && want=0 || want=$wanted
 	[ "$small $large" = "$want $want" ] || verdict=FAIL
+	as_hoped || verdict="FAIL (keys)"
 	[ "$control" != - ] && [ "$control" -gt 0 ] || verdict="FAIL (void)"
 	rows=$((rows + 1))
-	printf '%-7s %-9s %-20s %5s %5s %7s %6s  %s\n' "$mode" "$state" "$reader" \
-		"$small" "$large" "$control" "$want" "$verdict"
+	printf '%-9s %-9s %-20s %5s %5s %7s %6s  %-6s %s\n' "$mode" "$state" "$reader" \
+		"$small" "$large" "$control" "$want" "$verdict" "$others"
 	[ "$verdict" != ok ] || return
 	failed=$((failed + 1))
 	sed 's/^/        /' "$tmp/places"
 }
 
-# scan ARGUMENT...: for all three markers
+# as_hoped: the other markers are found as often as $hoped says, or each of them, where it says so;
+# and a key, if a process shows where, on the page of the slots
+as_hoped() {
+	if [ "$hoped" = each ]; then
+		# shellcheck disable=SC2086 # words: material, provided, key, rounds, subkeys, mask
+		set -- $others
+		[ $# = 6 ] || return
+		[ "$cipher" = aes ] || set -- "$1" "$2" "$3" 1 "$5" "$6"
+		for n in "$@"; do
+			[ "$n" -gt 0 ] || return
+		done
+		return 0
+	fi
+	[ "$others" = "$hoped" ] || return
+	case $reader in mem* | vmreadv*) ;; *) return 0 ;; esac
+	places='s/^marker \([6-9]\|[1-9][0-9]\):.* at \(0x[0-9a-f]*\) in .*/\2/p'
+	for at in $(sed -n "$places" "$tmp/places"); do
+		[ "${at%???}" = "${slots%???}" ] || return
+	done
+}
+
+# scan ARGUMENT...: for all markers, and the keys
 scan() {
-	"$scan" "$@" "$seed" 256 $((seed + 1)) 65536 $((seed + 2)) "$control_bytes"
+	# shellcheck disable=SC2086 # words
+	"$scan" "$@" "$seed" 256 $((seed + 1)) 65536 $((seed + 2)) "$control_bytes" \
+		$((seed + 3)) "$material_bytes" $((seed + 4)) 32 $keys
 }
 
 # sorry REASON: in place of a scan that cannot be
@@ -262,7 +357,7 @@ visit() {
 	self=0 live=0 heir=0 kin=0
 	case $state in
 	control) self=- live=- heir=- kin=- ;;
-	clear | opened | moved)
+	clear | opened | moved | reopened | carried)
 		self=1
 		[ "$mode" = hidden ] || live=1
 		[ "$mode" != bare ] || kin=1
@@ -281,10 +376,56 @@ visit() {
 leave() {
 	case " $refused " in *" gcore "*) return ;; esac
 	reach "$1" "$2" || return
-	open=0
-	[ "$mode $state" != "plain clear" ] || open=1
-	row exit $open scan_exit
+	row exit 0 scan_exit
 	stop KILL
+}
+
+# look_for alive|exited: the keys that this victim had, $first and $key (if one is in force still),
+# the mask between the halves, and what locked them
+look_for() {
+	keys="$first key $mask raw" none='0 0 0' hoped='0 0 0 0 0 0'
+	case $mode in
+	*resident) [ "$cipher" = aes ] && found='1 1 0' || found='1 0 0' ;;
+	*) found=$none ;;
+	esac
+	[ "$1" != exited ] || found=$none
+	if [ "$key" = "$first" ]; then
+		hoped="0 0 $found 0"
+	elif [ -n "$key" ]; then
+		keys="$keys $key key" hoped="$hoped $found"
+	fi
+	[ -z "$kek" ] || keys="$keys $kek key" hoped="$hoped $none"
+	[ "$state" != spilt ] || hoped=each
+}
+
+# key_is_sane: a rekey makes another key, and nothing else does
+key_is_sane() {
+	case $state in
+	rekeyed | carried) [ -n "$key" ] && [ "$key" != "$first" ] ;;
+	locked | purged | term) [ -z "$key" ] ;;
+	*) [ "$key" = "$first" ] ;;
+	esac && return
+	printf '%-9s %-9s FAIL (void): the keys are %s and %s\n' "$mode" "$state" "$first" "$key"
+	failed=$((failed + 1))
+}
+
+# visit_keys MODE STATE: a reader of memory, one of registers too, and what is left at the exit
+visit_keys() {
+	reach "$1" "$2" || { [ $? != 77 ] || echo "SKIP the keys of $1 $2: $rest"; return; }
+	key_is_sane
+	look_for alive
+	live=0
+	case $state in clear | opened | moved | reopened | carried) live=1 ;; esac
+	row mem/same $live scan ${uid:+--uid "$uid"} --pid "$pid" mem
+	row gcore $live scan_gcore
+	case $state in
+	clear | rekeyed | locked)
+		look_for exited
+		case " $refused " in *" gcore "*) ;; *) row exit 0 scan_exit ;; esac
+		;;
+	esac
+	stop KILL
+	keys='' hoped='0 0'
 }
 
 # A pattern that hides the core from us is changed for the time of this test.
@@ -301,7 +442,8 @@ own_core_pattern() {
 # ---------------------------------------------------------------------- the test
 
 own_core_pattern
-printf '%-7s %-9s %-20s %5s %5s %7s %6s\n' mode state reader 256B 64KiB control wanted
+printf '%-9s %-9s %-20s %5s %5s %7s %6s  %-6s %s\n' mode state reader 256B 64KiB control wanted \
+	'' 'material, provided, keys'
 visit plain control
 [ "$word" != unsupported ] || { echo "SKIP: $rest"; exit 77; }
 for m in $modes; do
@@ -313,6 +455,8 @@ for m in $modes; do
 	esac
 	for s in $states; do
 		case $m,$s in
+		*resident,* | provided,* | *,timed) [ "$m" = "$s" ] && visit "$m" "$s" ;;
+		*,unlocked | *,refused | hidden,reopened | hidden,carried | hidden,threads) ;;
 		hidden,* | plain,* | xchacha,sealed | xchacha,resealed | xchacha,opened | bare,clear)
 			visit "$m" "$s"
 			;;
@@ -320,8 +464,24 @@ for m in $modes; do
 	done
 	for s in $states; do
 		case $m,$s in
-		[hp]*,clear | [hp]*,sealed | [hp]*,freed | [hp]*,term)
+		[hp]*,clear | [hp]*,sealed | [hp]*,freed | [hp]*,term | plain,locked)
 			leave "$m" "$s"
+			;;
+		esac
+	done
+done
+
+program=$build/tests/leak_keys
+for m in $modes; do
+	for s in $states spilt; do
+		case $m,$s in
+		*,timed) [ "$m" = timed ] && visit_keys "$m" "$s" ;;
+		plain,reopened | plain,resealed) ;;
+		plain,* | xchacha,sealed | xchacha,opened | xchacha,rekeyed | xchacha,unlocked | \
+			provided,sealed | provided,rekeyed | \
+			*resident,sealed | *resident,rekeyed | *resident,locked | \
+			resident,clear | resident,unlocked | resident,purged | resident,term)
+			visit_keys "$m" "$s"
 			;;
 		esac
 	done
