@@ -265,6 +265,9 @@ SM_COLD int sm_state_refuse(void);
 bool sm_purge_enter(void);
 void sm_purge_leave(void);
 
+/** sm_purge_wipe - zero bytes that another thread may be using */
+void sm_purge_wipe(void *p, size_t n);
+
 /** sm_purge_await - until no purge is under way that may still see what was there before */
 void sm_purge_await(void);
 

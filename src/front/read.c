@@ -15,6 +15,13 @@ fail(int e)
 	return NULL;
 }
 
+/* Before any other mistake. */
+static bool
+is_over(void)
+{
+	return !sm_life_runs() && sm_purged();
+}
+
 /* Held, so that nobody closes it while the kernel writes there. */
 static unsigned char *
 held_chunk(size_t n)
@@ -60,6 +67,8 @@ secmalloc_read_fd(int fd, size_t max, size_t *len)
 	unsigned char *p, *q;
 	int kept = errno, e;
 
+	if (is_over())
+		return fail(sm_state_refuse());
 	if (!len || max == 0)
 		return fail(sm_fail(EINVAL, "%s: pass where the length goes, and at least 1 byte",
 			len ? "max is 0" : "len is NULL"));
@@ -97,6 +106,8 @@ secmalloc_read_passphrase(const char *prompt, size_t max)
 	unsigned char *p;
 	size_t n;
 
+	if (is_over())
+		return fail(sm_state_refuse());
 	if (!prompt || max == 0 || max == SIZE_MAX)
 		return fail(sm_fail(EINVAL, "%s", prompt ? "max is out of range: ask for less" :
 			"the prompt is NULL: pass a string"));

@@ -277,6 +277,10 @@ sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a)
 	e = set_pages(c, a);
 	if (e == 0)
 		c->access = (uint8_t)a;
+	if (sm_purge_fence()) { /* and what it has lifted stays so */
+		(void)set_pages(c, SECMALLOC_READWRITE);
+		return sm_state_refuse();
+	}
 	return e ? ENOMEM : 0;
 }
 

@@ -48,15 +48,15 @@ destroy(const struct sm_chunk *c, struct target t)
 	size_t n = (size_t)(t.end - t.start);
 
 	if (!c->own_pages) {
-		sm_wipe(t.start, n);
+		sm_purge_wipe(t.start, n);
 		return;
 	}
 	if (t.disputed || c->access != SECMALLOC_READWRITE)
 		sm_os_expose(first, sm_round_up((size_t)(t.end - first), page + 1));
 	if (t.disputed)
-		sm_os_scramble(t.start, n);
+		sm_os_blank(t.start, n);
 	else
-		sm_wipe(t.start, n);
+		sm_purge_wipe(t.start, n);
 }
 
 SM_NO_TSAN void

@@ -150,14 +150,14 @@ sm_key_granted(void)
 }
 
 /* The sizes are those of the last start, whose pages these are. */
-void
+SM_NO_TSAN void
 sm_key_purge(void)
 {
 	for (size_t i = 0; i < SM_KEY_PAGES; i++) {
 		unsigned char *base = atomic_load(&sm_keys.shown[i]);
 
 		if (base)
-			sm_wipe(base, sm_keys.page[i].bytes);
+			sm_purge_wipe(base, sm_keys.page[i].bytes);
 	}
 }
 

@@ -93,8 +93,9 @@ int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
 /** sm_os_expose - allow access to pages, without a word where it fails; async-signal-safe */
 void sm_os_expose(void *base, size_t bytes);
 
-/** sm_os_scramble - overwrite bytes, as far as they can be accessed; async-signal-safe */
-void sm_os_scramble(void *p, size_t n);
+/** sm_os_blank - zero bytes as far as they can be accessed, or where /dev/zero is not there make
+ * them random; async-signal-safe */
+void sm_os_blank(void *p, size_t n);
 
 /** sm_os_barrier - what each other thread stored before, and loads after, is so for all of them */
 void sm_os_barrier(void);

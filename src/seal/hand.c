@@ -89,8 +89,11 @@ veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 	ad = bind(h);
 	m.ad = &ad;
 	sm_cipher_seal(key->state, &m);
-	if (!SM_LIKELY(!sm_purged()))
+	if (!SM_LIKELY(!sm_purged())) {
+		if (to)
+			(void)sm_heap_lift_pages(c); /* they are frozen */
 		return destroy(h);
+	}
 	c->veil = SM_VEIL_SEALED;
 	return 0;
 }
@@ -182,7 +185,10 @@ carry(struct sm_hand *h, const struct sm_loans *keys)
 	if (e)
 		return e;
 	e = veil(h, &keys->now, NULL);
-	sm_heap_unpin(h->c);
+	if (e)
+		count_opened(h->c); /* purged: it stays open, and zero */
+	else
+		sm_heap_unpin(h->c);
 	return e;
 }
 
