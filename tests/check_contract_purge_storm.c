@@ -110,7 +110,7 @@ on_timer(int sig)
 static void
 set_timer(long us)
 {
-	const struct itimerspec t = { { 0, 0 }, { 0, 1000 * us + 1 } };
+	const struct itimerspec t = { { 0, 0 }, { 0, us ? 1000 * us + 1 : 0 } };
 
 	MUST(timer_settime(timer, 0, &t, NULL) == 0);
 }
@@ -419,6 +419,7 @@ purge_inside(enum op op)
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (slots[i].p)
 			must_be_gone(&slots[i], "afterwards");
+	set_timer(0); /* it may have been set anew in the moment when it expired */
 	MUST(secmalloc_term() == 0);
 	rounds++;
 }

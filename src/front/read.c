@@ -77,7 +77,7 @@ secmalloc_read_fd(int fd, size_t max, size_t *len)
 		e = sm_os_read(fd, p + used, room - used, &got);
 		if (e) {
 			secfree(p);
-			return fail(e);
+			return fail(is_over() ? sm_state_refuse() : e);
 		}
 		used += got;
 		if (used < room || room == max)
@@ -117,7 +117,7 @@ secmalloc_read_passphrase(const char *prompt, size_t max)
 	e = sm_os_ask(prompt, p, max, &n);
 	if (e) {
 		secfree(p);
-		return fail(e);
+		return fail(is_over() ? sm_state_refuse() : e);
 	}
 	if (secmalloc_release(p)) /* purged meanwhile: only now is all of it here */
 		return (char *)give_up(p, errno);

@@ -132,6 +132,8 @@ read_bytes(const struct line *l, unsigned char *p, size_t most, size_t *n, const
 	for (;; total++) {
 		ssize_t r = read_byte(l->in, at, unblocked);
 
+		if (sm_purged()) /* the newline may have been among what it wiped */
+			return ECANCELED;
 		if (r < 0)
 			return errno;
 		if (r == 0 && total == 0)
@@ -198,6 +200,8 @@ ask_once(struct line *l, const char *prompt, unsigned char *p, size_t most, size
 static int
 explain(int e, size_t most)
 {
+	if (e == ECANCELED)
+		return sm_state_refuse();
 	if (e == EMSGSIZE)
 		return sm_fail(e, "more than %zu bytes were typed: allow more, or type less", most);
 	if (e == ENODATA)
