@@ -71,7 +71,7 @@ extern "C" {
 
 /** Flags of secmalloc_config.flags. */
 #define SECMALLOC_ISOLATE 0x01u      /* every chunk on pages of its own: see Placement */
-#define SECMALLOC_TRANSPARENT 0x02u  /* chunks open when touched; not yet */
+#define SECMALLOC_TRANSPARENT 0x02u  /* pages open when touched, and few stay so: secmalloc(7) */
 #define SECMALLOC_KEY_RESIDENT 0x04u /* keep the expanded key on its page, for speed */
 #define SECMALLOC_NO_THREAD 0x08u    /* no helper thread: its work is done by later calls */
 
@@ -109,7 +109,8 @@ enum secmalloc_fault {
 	SECMALLOC_FAULT_UNDERFLOW,       /* "underflow": the canary in front of it is */
 	SECMALLOC_FAULT_WRITE_AFTER_FREE, /* "write after free": a free slot is no longer zero,
 					   * seen when it is used again or its slab given back */
-	SECMALLOC_FAULT_INTERNAL         /* "internal": an invariant of the library broke */
+	SECMALLOC_FAULT_INTERNAL, /* "internal": an invariant of the library broke */
+	SECMALLOC_FAULT_TAMPERED  /* "tampered": of transparent mode, a closed page was written */
 };
 
 /** struct secmalloc_config - start from SECMALLOC_CONFIG_INIT; 0 in a field means its default */
@@ -152,7 +153,7 @@ struct secmalloc_config {
 	 *  with NO_THREAD the next call.  Pages of an isolated chunk are read-only while it closes:
 	 *  a write then is SIGSEGV.  0: never, and no thread. */
 	unsigned reseal_ms;
-	/** Transparent mode: bytes that may be clear at once.  0: 1 MiB.  Not yet. */
+	/** Transparent mode: bytes that may be clear at once, and 128 KiB more.  0: 1 MiB. */
 	size_t clear_limit;
 	/** Transparent mode: where ciphertext is kept.  NULL: in memory.  Not yet. */
 	const char *store_dir;
@@ -187,11 +188,11 @@ struct secmalloc_stats {
 	uint64_t unseals;          /* chunks opened since init */
 	uint64_t reseals;          /* chunks closed by timer */
 	uint64_t tampered;         /* openings refused with EBADMSG */
-	uint64_t faults_served;    /* transparent mode; not yet, 0 */
+	uint64_t faults_served;    /* transparent mode: pages opened when touched */
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
 	unsigned granted;          /* protection bits that held for every pool since init */
 	unsigned cipher;           /* enum secmalloc_cipher in use */
-	unsigned mode;             /* transparent mode's engine; not yet, 0 */
+	unsigned mode;             /* of transparent mode: 1 a thread opens pages, 2 SIGBUS does */
 };
 
 #define SECMALLOC_STATS_INIT { .struct_size = sizeof(struct secmalloc_stats) }
@@ -322,8 +323,7 @@ char *secmalloc_read_passphrase(const char *prompt, size_t max);
 /** secmalloc_free_at - secfree of the pointer in this variable.  NULL there is fine. */
 void secmalloc_free_at(void *variable);
 
-/** SECMALLOC_SCOPED - a pointer variable so marked: its chunk is freed where its scope ends */
-#if defined(__GNUC__)
+#if defined(__GNUC__) /* a pointer variable so marked: its chunk is freed where its scope ends */
 #define SECMALLOC_SCOPED __attribute__((cleanup(secmalloc_free_at)))
 #endif
 

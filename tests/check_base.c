@@ -30,7 +30,7 @@ nap(const struct timespec *t, struct timespec *left)
 
 #include "base/count.c"
 
-enum { THREADS = 4, KINDS = SECMALLOC_FAULT_INTERNAL + 2 };
+enum { THREADS = 4, KINDS = SECMALLOC_FAULT_TAMPERED + 2 };
 
 #if defined(__GLIBC__) && !SANITIZED
 static bool forbidden;
@@ -68,7 +68,9 @@ static const char *const sentences[KINDS] = {
 	"secmalloc: overflow: bytes behind the end of a chunk were written\n",
 	"secmalloc: underflow: bytes in front of a chunk were written\n",
 	"secmalloc: write after free: a chunk was written after it was given back\n",
-	INTERNAL, INTERNAL,
+	INTERNAL,
+	"secmalloc: tampered: a closed page was written from outside\n",
+	INTERNAL,
 };
 
 static struct sm_config conf;

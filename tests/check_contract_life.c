@@ -249,8 +249,9 @@ START_TEST(what_is_not_yet_is_enotsup)
 
 	for (size_t i = 0; i < 3; i++)
 		c[i] = init;
-	c[0].flags = SECMALLOC_TRANSPARENT;
-	c[1].clear_limit = MIB;
+	c[0].flags = c[1].flags = SECMALLOC_TRANSPARENT;
+	c[0].fork = SECMALLOC_FORK_KEEP;
+	c[1].require = SECMALLOC_HIDDEN;
 	c[2].store_dir = "/tmp";
 	for (size_t i = 0; i < 3; i++)
 		assert_refused(&c[i], ENOTSUP);

@@ -68,13 +68,14 @@ END_TEST
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
 	struct secmalloc_config c[3];
-	static const char *const name[3] = { "TRANSPARENT", "clear_limit", "clear_limit" };
+	static const char *const name[3] = { "FORK_KEEP", "HIDDEN", "store_dir" };
 	struct sm_config r;
 
 	for (int i = 0; i < 3; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
-	c[0].flags = SECMALLOC_TRANSPARENT;
-	c[1].clear_limit = 1;
+	c[0].flags = c[1].flags = SECMALLOC_TRANSPARENT;
+	c[0].fork = SECMALLOC_FORK_KEEP;
+	c[1].require = SECMALLOC_HIDDEN;
 	c[2].store_dir = "/tmp";
 	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);

@@ -148,6 +148,15 @@ sm_lock_release_also(struct sm_lock *l)
 	atomic_store_explicit(&l->word, 0, memory_order_release);
 }
 
+/** What a thread holds, put aside while it serves itself in the middle of anything. */
+struct sm_shelf {
+	uint64_t held[2];
+};
+
+/** sm_locks_shelve, sm_locks_unshelve - for checking builds: ranks begin anew in between */
+void sm_locks_shelve(struct sm_shelf *s);
+void sm_locks_unshelve(const struct sm_shelf *s);
+
 /** sm_locks_forget - in a forked child: no lock is held by the calling thread */
 void sm_locks_forget(void);
 
@@ -174,6 +183,8 @@ struct sm_config {
 	unsigned resplit_ms;
 	unsigned reseal_ms; /* 0: never */
 	bool no_thread;
+	bool transparent;
+	size_t clear_bytes; /* transparent: what may be clear at once */
 	bool fork_keeps; /* a child has a copy of what there is */
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;
@@ -232,6 +243,15 @@ sm_purged(void)
 	return atomic_load_explicit(&sm_state, memory_order_acquire) & SM_PURGED;
 }
 
+/** sm_barred - locked or purged: nothing opens any more, whoever is inside already */
+static inline bool
+sm_barred(void)
+{
+	unsigned s = atomic_load_explicit(&sm_state, memory_order_acquire);
+
+	return s == SM_LOCKED || s & SM_PURGED;
+}
+
 /** sm_forking - calls wait for a fork */
 static inline bool
 sm_forking(void)
@@ -274,7 +294,10 @@ void sm_purge_await(void);
 /** sm_purge_fence - sm_purged, asked after all that was stored before is known to every thread */
 bool sm_purge_fence(void);
 
-/** sm_state_forget - in a forked child: nothing runs, nobody purges */
+/** sm_purge_forget - in a forked child: nobody purges */
+void sm_purge_forget(void);
+
+/** sm_state_forget - in a forked child: nothing runs */
 void sm_state_forget(void);
 
 /* --------------------------------------------------------------- counters */

@@ -18,6 +18,8 @@ sentence(enum secmalloc_fault kind)
 		return "secmalloc: underflow: bytes in front of a chunk were written\n";
 	case SECMALLOC_FAULT_WRITE_AFTER_FREE:
 		return "secmalloc: write after free: a chunk was written after it was given back\n";
+	case SECMALLOC_FAULT_TAMPERED:
+		return "secmalloc: tampered: a closed page was written from outside\n";
 	case SECMALLOC_FAULT_INTERNAL:
 		break;
 	}

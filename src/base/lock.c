@@ -75,3 +75,16 @@ sm_locks_forget(void)
 {
 	held[0] = held[1] = 0;
 }
+
+void
+sm_locks_shelve(struct sm_shelf *s)
+{
+	memcpy(s->held, held, sizeof(held));
+	sm_locks_forget();
+}
+
+void
+sm_locks_unshelve(const struct sm_shelf *s)
+{
+	memcpy(held, s->held, sizeof(held));
+}

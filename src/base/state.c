@@ -111,10 +111,15 @@ sm_purge_fence(void)
 }
 
 void
+sm_purge_forget(void)
+{
+	atomic_store(&purgers, 0);
+}
+
+void
 sm_state_forget(void)
 {
 	atomic_store(&sm_state, SM_DOWN);
-	atomic_store(&purgers, 0);
 }
 
 /* Not by memset, which a sanitizer watches. */

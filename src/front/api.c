@@ -1,5 +1,6 @@
 #include "front/inside.h"
 
+#include "fault/fault.h"
 #include "heap/heap.h"
 #include "key/key.h"
 #include "os/os.h"
@@ -406,7 +407,11 @@ secmalloc_purge(void)
 
 	if (sm_purge_enter()) {
 		sm_key_purge();
-		sm_heap_purge();
+		sm_seal_purge();
+		if (sm_config()->transparent)
+			sm_fault_purge();
+		else
+			sm_heap_purge();
 		sm_purge_leave();
 	}
 	errno = kept;

@@ -1,5 +1,6 @@
 #include "front/inside.h"
 
+#include "fault/fault.h"
 #include "heap/heap.h"
 #include "key/key.h"
 #include "os/os.h"
@@ -16,14 +17,35 @@ static _Atomic bool owes; /* this child could not keep what it should have: nobo
 
 /* ------------------------------------------------------------------- lock */
 
+static bool
+is_inherited(void)
+{
+	const struct sm_config *c = sm_config();
+
+	return c != &sm_config_none && c->mark == 0;
+}
+
+/* In a child by pthread_atfork, which may have its parent's number in a namespace of its own. */
+static void
+force_own(void)
+{
+	sm_locks_forget();
+	lock = (struct sm_lock){ 0 };
+	atomic_store(&forks_waiting, 0);
+	atomic_store(&owner, getpid());
+}
+
 /* In a child, whoever held the lock is not here. One of its threads forgets it, and the others wait
  * until it has. */
 static void
 own_lock(void)
 {
-	pid_t me = getpid(), seen = atomic_load(&owner);
+	pid_t me = getpid(), seen;
 	unsigned turn = 0;
 
+	if (mine && is_inherited())
+		force_own();
+	seen = atomic_load(&owner);
 	while (seen != me) {
 		if (seen == -me)
 			sm_rest(&turn);
@@ -67,11 +89,25 @@ orphan(void)
 	sm_os_orphan();
 	if (sm_config() == &sm_config_none)
 		return;
+	sm_fault_orphan();
+	sm_seal_pager = NULL;
 	sm_seal_orphan();
 	sm_heap_orphan();
 	sm_key_orphan();
 	sm_count_reset();
 	sm_life_lose_config();
+}
+
+static int
+open_again(void)
+{
+	int e = sm_helper_start();
+
+	if (e == 0)
+		e = sm_gate_open(SM_FORKING);
+	if (e)
+		sm_helper_stop();
+	return e;
 }
 
 /* What was the parent's is here in copy, at the same addresses. */
@@ -89,12 +125,12 @@ revive(void)
 	e = kept ? sm_life_keep_config(kept) : ENOMEM;
 	if (e == 0)
 		e = sm_seal_revive();
-	if (e == 0)
-		e = sm_helper_start();
-	if (e == 0)
-		e = sm_gate_open(SM_FORKING);
-	if (e)
-		sm_helper_stop();
+	if (e == 0) {
+		e = open_again();
+		if (e)
+			sm_seal_undo();
+	}
+	sm_heap_revived(e == 0);
 	return e;
 }
 
@@ -103,8 +139,10 @@ static void
 inherit(void)
 {
 	bool meant = mine && sm_seal_was_shut() && !sm_purged();
-	int e = meant ? revive() : ENOMEM;
+	int e;
 
+	sm_purge_forget();
+	e = meant ? revive() : ENOMEM;
 	mine = false;
 	sm_seal_drop_kept();
 	if (e)
@@ -136,10 +174,10 @@ sm_fork_in_child(void)
 {
 	int kept = errno;
 
-	if (atomic_load(&owner) == getpid())
-		return; /* an earlier handler has started the library already */
-	own_lock();
-	inherit();
+	if (mine) { /* else an earlier handler has called the library already */
+		force_own();
+		inherit();
+	}
 	errno = kept;
 }
 
@@ -152,6 +190,12 @@ sm_fork_amid(void)
 				"in handlers of pthread_atfork");
 }
 
+void
+sm_fork_settled(void)
+{
+	atomic_store(&owes, false);
+}
+
 int
 sm_fork_owes(void)
 {
@@ -159,14 +203,6 @@ sm_fork_owes(void)
 		return 0;
 	return sm_fail(ENOMEM, "the chunks of the parent could not be kept here: raise RLIMIT_MEMLOCK "
 			       "(LimitMEMLOCK=)");
-}
-
-static bool
-is_inherited(void)
-{
-	const struct sm_config *c = sm_config();
-
-	return c != &sm_config_none && c->mark == 0;
 }
 
 bool

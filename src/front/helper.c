@@ -1,5 +1,6 @@
 #include "front/inside.h"
 
+#include "fault/fault.h"
 #include "key/key.h"
 #include "os/os.h"
 #include "seal/seal.h"
@@ -28,6 +29,12 @@ work(void)
 {
 	unsigned least = sm_config()->reseal_ms / TURNS, seal = sm_seal_reseal();
 	unsigned key = sm_key_tick(), next = seal < key ? seal : key;
+
+	if (sm_config()->transparent) {
+		unsigned pages = sm_fault_reseal(sm_config()->reseal_ms);
+
+		next = pages < next ? pages : next;
+	}
 
 	return next > least ? next : least + 1;
 }
@@ -76,7 +83,7 @@ run(void *unused)
 	return unused;
 }
 
-/* All signals are the program's. */
+/* All signals are the program's, but the one by which a closed page is opened. */
 static int
 create(void)
 {
@@ -89,6 +96,8 @@ create(void)
 		return e;
 	e = pthread_attr_setstacksize(&a, STACK_BYTES + (least > 0 ? (size_t)least : 0));
 	sigfillset(&all);
+	if (sm_config()->transparent)
+		sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (e == 0)
 		e = pthread_create(&helper.thread, &a, run, NULL);

@@ -41,6 +41,9 @@ void sm_fork_in_child(void);
 /** sm_fork_amid - in the thread that forks, while all wait for it: EDEADLK */
 int sm_fork_amid(void);
 
+/** sm_fork_settled - nothing is owed any more */
+void sm_fork_settled(void);
+
 /** sm_fork_owes - once, in a child that could not keep what it should have: ENOMEM */
 int sm_fork_owes(void);
 

@@ -1,6 +1,7 @@
 #include "front/inside.h"
 
 #include "cipher/cipher.h"
+#include "fault/fault.h"
 #include "heap/heap.h"
 #include "key/key.h"
 #include "os/os.h"
@@ -124,6 +125,26 @@ sm_life_lose_config(void)
 	stop_config();
 }
 
+/* Transparent mode: whoever sees to pages is there before the heap has any. */
+static int
+start_pages(const struct sm_config *c)
+{
+	static const struct sm_watch watch = { sm_fault_come, sm_fault_drop, sm_fault_go };
+	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
+		sm_fault_release, sm_fault_close_all };
+
+	sm_heap_watch = c->transparent ? &watch : NULL;
+	sm_seal_pager = c->transparent ? &pager : NULL;
+	return c->transparent ? sm_fault_start() : 0;
+}
+
+static void
+stop_pages(void)
+{
+	sm_fault_stop();
+	sm_seal_pager = NULL;
+}
+
 static int
 climb(const struct sm_config *wanted)
 {
@@ -144,9 +165,12 @@ climb(const struct sm_config *wanted)
 	e = sm_key_start();
 	if (e)
 		goto stop_config;
-	e = sm_heap_start(c);
+	e = start_pages(c);
 	if (e)
 		goto stop_key;
+	e = sm_heap_start(c);
+	if (e)
+		goto stop_pages;
 	sm_config_check(c);
 	e = sm_os_freeze(c, c->page_bytes);
 	if (e)
@@ -166,6 +190,8 @@ stop_helper:
 	sm_helper_stop();
 stop_heap:
 	sm_heap_stop();
+stop_pages:
+	stop_pages();
 stop_key:
 	sm_key_stop();
 stop_config:
@@ -215,8 +241,10 @@ init(const struct secmalloc_config *c)
 		e = register_handlers();
 	if (e == 0)
 		e = start(&wanted);
-	if (e == 0)
+	if (e == 0) {
 		asked = copy;
+		sm_fork_settled();
+	}
 	return e;
 }
 
@@ -274,6 +302,7 @@ sm_life_term(void)
 	sm_heap_tally(&t);
 	atomic_store_explicit(&sm_count.live_at_term, t.chunks, memory_order_relaxed);
 	sm_heap_stop();
+	stop_pages();
 	sm_key_stop();
 	stop_config();
 	atomic_store(&sm_state, SM_DOWN);

@@ -13,10 +13,10 @@ enum {
 		SECMALLOC_FORKSAFE,
 	ALL_FLAGS = SECMALLOC_ISOLATE | SECMALLOC_TRANSPARENT | SECMALLOC_KEY_RESIDENT |
 		SECMALLOC_NO_THREAD,
-	LATER_FLAGS = SECMALLOC_TRANSPARENT,
 	LEAST_PREKEY_BYTES = 32,
 	MOST_PREKEY_BYTES = 1 << 20,
-	DEFAULT_RESPLIT_MS = 500
+	DEFAULT_RESPLIT_MS = 500,
+	DEFAULT_CLEAR_BYTES = 1 << 20
 };
 
 /* The first release's struct; fields are only ever appended. */
@@ -80,10 +80,12 @@ check_later(const struct secmalloc_config *c)
 {
 	const char *name = NULL;
 
-	if (c->flags & LATER_FLAGS)
-		name = "flag TRANSPARENT";
-	else if (c->clear_limit || c->store_dir)
-		name = "clear_limit and store_dir (transparent mode)";
+	if (c->store_dir)
+		name = "store_dir";
+	else if (c->flags & SECMALLOC_TRANSPARENT && c->fork == SECMALLOC_FORK_KEEP)
+		name = "SECMALLOC_FORK_KEEP in transparent mode";
+	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
+		name = "SECMALLOC_HIDDEN in transparent mode";
 	if (name)
 		return sm_fail(ENOTSUP, "%s: not in version %s, leave it out", name,
 			SECMALLOC_VERSION);
@@ -116,6 +118,8 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->key_arg = asked->key_arg;
 	out->resplit_ms = asked->resplit_ms ? asked->resplit_ms : DEFAULT_RESPLIT_MS;
 	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP;
+	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
+	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;

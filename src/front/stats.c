@@ -1,6 +1,7 @@
 #include "front/inside.h"
 
 #include "cipher/cipher.h"
+#include "fault/fault.h"
 #include "heap/heap.h"
 
 #include <errno.h>
@@ -25,6 +26,10 @@ fill(struct secmalloc_stats *s)
 	s->unseals = sm_count_get(&sm_count.unseals);
 	s->reseals = sm_count_get(&sm_count.reseals);
 	s->tampered = sm_count_get(&sm_count.tampered);
+	s->mode = sm_fault_mode();
+	s->faults_served = sm_fault_served();
+	if (s->mode != SM_MODE_NONE && sm_fault_clear_bytes() < s->bytes)
+		s->bytes_clear = sm_fault_clear_bytes();
 	s->granted = sm_life_granted();
 	s->cipher = sm_cipher_id();
 }

@@ -150,10 +150,12 @@ sm_arena_let_go(void)
 }
 
 void
-sm_arena_unlock(void)
+sm_arena_revive(void)
 {
-	for (unsigned i = 0; i < SM_ARENAS; i++)
+	for (unsigned i = 0; i < SM_ARENAS; i++) {
 		arenas[i].lock = (struct sm_lock){ 0 };
+		arenas[i].tally = (struct sm_tally){ 0 };
+	}
 }
 
 void

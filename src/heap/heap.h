@@ -87,6 +87,14 @@ struct sm_tally {
  */
 int sm_heap_start(struct sm_config *c);
 
+/** Who sees to the pages of pools, where they are veiled: handed in before start. */
+struct sm_watch {
+	int (*come)(unsigned char *base, size_t bytes);	 /* a pool is there, not touched yet */
+	void (*drop)(unsigned char *base, size_t bytes); /* nothing in these pages is kept */
+	void (*go)(unsigned char *base, size_t bytes);	 /* it is about to be unmapped */
+};
+extern const struct sm_watch *sm_heap_watch;
+
 /** sm_heap_stop - wipe and unmap every pool; also after a failed start */
 void sm_heap_stop(void);
 
@@ -107,7 +115,7 @@ int sm_heap_reclaim(void);
  */
 int sm_heap_revive(void);
 
-/** sm_heap_revived - the child is whole; or it is not, and sm_heap_orphan is to follow */
+/** sm_heap_revived - the child is whole; or it is not, holds no secret, and sm_heap_orphan follows */
 void sm_heap_revived(bool whole);
 
 /** sm_heap_refill - the bytes of a live chunk, its canaries, and pins if it is clear. ENOMEM. */

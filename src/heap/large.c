@@ -269,6 +269,8 @@ sm_heap_protect(struct sm_chunk *c, enum secmalloc_access a)
 {
 	int e;
 
+	if (sm_config()->transparent)
+		return sm_fail(ENOTSUP, "transparent mode takes pages away and gives them back itself");
 	if (!c->own_pages)
 		return sm_fail(ENOTSUP, "a chunk of %u bytes or less shares its pages: use "
 					"SECMALLOC_ISOLATE to protect it", SM_PACKED_MOST_BYTES);

@@ -14,6 +14,7 @@ static _Atomic unsigned granted; /* bits that held for every pool so far */
 static unsigned pool_count;
 static unsigned pool_limit; /* so many split mappings up to an eighth of vm.max_map_count */
 static bool no_markers;	    /* the kernel has refused one */
+const struct sm_watch *sm_heap_watch;
 
 unsigned
 sm_pool_granted(void)
@@ -159,6 +160,8 @@ pool_release(struct sm_region *r, struct sm_pool *p)
 	sm_count_sub(&sm_count.pool_bytes, p->area.bytes);
 	if (p->area.elastic)
 		sm_window_forget(r, p->first, p->pages);
+	if (p->area.veiled)
+		sm_heap_watch->go(p->area.base, p->area.bytes);
 	sm_os_release(&p->area);
 	pool_count--;
 	sm_run_forget();
@@ -223,7 +226,8 @@ sm_pool_stretches(void)
 {
 	const struct sm_config *c = sm_config();
 
-	return !(c->require & SECMALLOC_HIDDEN) && !(c->without & SECMALLOC_LOCKED);
+	return !c->transparent && !(c->require & SECMALLOC_HIDDEN) &&
+		!(c->without & SECMALLOC_LOCKED);
 }
 
 static int
@@ -231,7 +235,7 @@ pool_obtain(size_t pages, bool initial)
 {
 	const struct sm_config *c = sm_config();
 	struct sm_wish wish = { .require = c->require, .without = c->without,
-		.elastic = !initial && sm_pool_stretches() };
+		.elastic = !initial && sm_pool_stretches(), .veiled = c->transparent };
 	struct sm_region *r;
 	struct sm_pool *p;
 	size_t at;
@@ -243,9 +247,13 @@ pool_obtain(size_t pages, bool initial)
 	e = sm_os_obtain(r->base + p->first * c->page_bytes, pages * c->page_bytes, &wish, &p->area);
 	if (e)
 		goto forget;
-	e = guard_pool(p);
+	if (p->area.veiled)
+		e = sm_heap_watch->come(p->area.base, p->area.bytes);
 	if (e)
 		goto release;
+	e = guard_pool(p);
+	if (e)
+		goto go;
 	p->pages = p->free_pages = pages;
 	p->hint = p->first;
 	p->initial = initial;
@@ -257,6 +265,9 @@ pool_obtain(size_t pages, bool initial)
 	if (is_new(r))
 		sm_region_publish();
 	return 0;
+go:
+	if (p->area.veiled)
+		sm_heap_watch->go(p->area.base, p->area.bytes);
 release:
 	sm_os_release(&p->area);
 forget:
@@ -271,7 +282,7 @@ usual_pages(bool initial)
 	const struct sm_config *c = sm_config();
 	size_t pages = c->pool_bytes / c->page_bytes;
 
-	if (initial || !sm_pool_stretches())
+	if (initial || (!sm_pool_stretches() && !c->transparent))
 		return pages;
 	for (unsigned n = POOLS_OF_A_SIZE; n < pool_count && pages < POOL_MOST_PAGES;
 		n += POOLS_OF_A_SIZE)
@@ -357,7 +368,8 @@ sm_pool_reset(void)
 
 			if (p->area.base == NULL)
 				continue;
-			wipe_pool(&sm_regions[i], p);
+			if (!p->area.veiled)
+				wipe_pool(&sm_regions[i], p);
 			pool_release(&sm_regions[i], p);
 		}
 	forget_pools();
@@ -438,10 +450,8 @@ sm_pool_revived(bool whole)
 		for (size_t k = 0; k < sm_regions[i].npools; k++) {
 			struct sm_pool *p = &sm_regions[i].pools[k];
 
-			if (p->area.base && p->fresh && !whole) {
-				wipe_pool(&sm_regions[i], p);
-				p->area.absent = false;
-			}
+			if (p->area.base && p->fresh && !whole)
+				p->area.absent = false; /* covered like what was inherited */
 			p->fresh = false;
 		}
 }

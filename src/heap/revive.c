@@ -29,7 +29,7 @@ sm_heap_reclaim(void)
 int
 sm_heap_revive(void)
 {
-	sm_arena_unlock();
+	sm_arena_revive();
 	sm_large_unlock();
 	sm_window_revive();
 	return sm_pool_revive();
@@ -49,6 +49,7 @@ sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear)
 
 	if (e)
 		return e;
+	sm_arena_count(c->arena, c->size, SM_COMES);
 	if (c->size)
 		memcpy(ptr, bytes, c->size);
 	sm_canary_set(c, ptr);
@@ -60,6 +61,5 @@ sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear)
 void
 sm_heap_leave(struct sm_chunk *c)
 {
-	sm_arena_count(c->arena, c->size, SM_NEVER_WAS);
 	atomic_store_explicit(&c->life, SM_LIFE_RESTING, memory_order_release);
 }

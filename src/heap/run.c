@@ -227,6 +227,8 @@ sm_run_shut(struct sm_region *r, size_t at)
 	sm_assert(run.used && run.back == 0);
 	if (p->marked) /* markers are not laid over locked pages */
 		sm_window_retry(r, at, run.pages);
+	if (p->area.veiled)
+		sm_heap_watch->drop(base, bytes);
 	if (p->area.granted & SECMALLOC_GUARDED &&
 		(p->marked ? sm_os_mark(base, bytes) : sm_os_guard(base, bytes))) {
 		p->area.granted &= ~SECMALLOC_GUARDED; /* free pages stay accessible, and zero */

@@ -175,10 +175,10 @@ void sm_large_reset(void);
 /** sm_large_trim - end the rest of every large chunk */
 void sm_large_trim(void);
 
-/* Around a fork: nobody else is in the room; _unlock in the child. */
+/* Around a fork: nobody else is in the room; _unlock and _revive in the child. */
 void sm_arena_hold(void);
 void sm_arena_let_go(void);
-void sm_arena_unlock(void);
+void sm_arena_revive(void); /* and nothing is counted */
 void sm_large_hold(void);
 void sm_large_let_go(void);
 void sm_large_unlock(void);

@@ -221,7 +221,7 @@ sm_os_release(struct sm_area *a)
 {
 	if (!a->base)
 		return;
-	if (a->granted & SECMALLOC_LOCKED && !a->elastic) {
+	if (a->granted & SECMALLOC_LOCKED && !a->elastic && !a->veiled) {
 		(void)sm_sys_unlock(a->base, a->bytes); /* the mapping goes, and its lock with it */
 		sm_count_sub(&sm_count.locked_bytes, a->bytes);
 	}
@@ -301,8 +301,8 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 	e = protect_from_fork(p, bytes, w, a);
 	if (e)
 		return e;
-	if (w->elastic) {
-		a->granted |= SECMALLOC_LOCKED;
+	if (w->elastic || w->veiled) {
+		a->granted |= SECMALLOC_LOCKED & ~w->without;
 		return 0;
 	}
 	if (!(a->granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
@@ -369,7 +369,8 @@ make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *m
 static int
 obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_area *a)
 {
-	struct sm_area made = { at, bytes, SECMALLOC_GUARDED & ~w->without, false, w->elastic };
+	struct sm_area made = { at, bytes, SECMALLOC_GUARDED & ~w->without, false, w->elastic,
+		w->veiled };
 	void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int e;
 
@@ -383,7 +384,7 @@ obtain(void *at, size_t bytes, const struct sm_wish *w, bool hidden, struct sm_a
 	if (e) {
 		munmap(p, bytes);
 	} else {
-		if (made.granted & SECMALLOC_LOCKED && !w->elastic)
+		if (made.granted & SECMALLOC_LOCKED && !w->elastic && !w->veiled)
 			sm_count_add(&sm_count.locked_bytes, bytes);
 		*a = made;
 	}
@@ -396,7 +397,7 @@ int
 sm_os_obtain(void *at, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
 	int state = no_cancel();
-	int e = w->elastic ? ENOTSUP : obtain(at, bytes, w, true, a);
+	int e = w->elastic || w->veiled ? ENOTSUP : obtain(at, bytes, w, true, a);
 
 	if (e && !(w->require & SECMALLOC_HIDDEN))
 		e = obtain(at, bytes, w, false, a);

@@ -17,6 +17,7 @@ struct sm_area {
 	unsigned granted;    /* SECMALLOC_ bits that hold for every page */
 	bool absent;	     /* a forked child has a hole there, not zero pages */
 	bool elastic;	     /* as wished: LOCKED in granted holds for pinned pages */
+	bool veiled;	     /* as wished: LOCKED in granted is somebody else's care */
 };
 
 /** What an area must have, and what not to try. */
@@ -25,6 +26,7 @@ struct sm_wish {
 	unsigned without;
 	bool inherit; /* a child gets the pages, and reads what was there: sm_os_adopt */
 	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
+	bool veiled; /* anonymous, untouched, and locked by whoever serves its faults */
 	bool elastic; /* anonymous, and locked by nothing but sm_os_pin; LOCKED is not in without */
 };
 

@@ -23,29 +23,33 @@ sm_seal_orphan(void)
 
 /** What is done to each chunk. */
 struct task {
-	enum { CLOSE, OPEN, CARRY } what;
+	enum { CLOSE, OPEN, CARRY, CARRY_MOST } what;
 	struct sm_loans keys;
 };
 
 static int
 do_to(struct sm_hand *h, const struct task *t)
 {
+	int e;
+
 	switch (t->what) {
 	case CLOSE:
 		return sm_hand_set_veil(h, SM_VEIL_SEALED, &t->keys);
 	case OPEN:
 		return sm_hand_set_veil(h, SM_VEIL_CLEAR, &t->keys);
 	case CARRY:
+	case CARRY_MOST:
 		break;
 	}
-	return sm_hand_carry(h, &t->keys);
+	e = sm_hand_carry(h, &t->keys);
+	return e == EBADMSG && t->what == CARRY_MOST ? 0 : e;
 }
 
 /* A walk for every chunk goes on after an error; what has nothing left to do does not. */
 static bool
 is_final(const struct task *t, int e)
 {
-	return e && (t->what == CARRY || e == ECANCELED || e == EACCES);
+	return e && (t->what >= CARRY || e == ECANCELED || e == EACCES);
 }
 
 static int
@@ -81,7 +85,7 @@ do_all(int what)
 {
 	struct task t = { .what = what };
 	unsigned before, walks = 0;
-	int e = sm_key_lend_all(&t.keys);
+	int e = sm_seal_pager ? 0 : sm_key_lend_all(&t.keys);
 
 	if (e)
 		return e;
@@ -89,7 +93,10 @@ do_all(int what)
 		before = atomic_load(&moves);
 		e = do_each(&t);
 	} while (atomic_load(&moves) != before && ++walks < WALKS_MOST && !is_final(&t, e));
-	sm_key_return_all(&t.keys);
+	if (!sm_seal_pager)
+		sm_key_return_all(&t.keys);
+	else if (what == CLOSE && e == 0)
+		e = sm_seal_pager->close_all();
 	return e;
 }
 
@@ -163,9 +170,9 @@ sm_seal_open_all(void)
 
 /* Whatever cannot be carried keeps the other key alive. */
 int
-sm_batch_carry(void)
+sm_batch_carry(bool forgiving)
 {
-	int e = do_all(CARRY);
+	int e = do_all(forgiving ? CARRY_MOST : CARRY);
 
 	if (e == 0)
 		sm_key_drop();
@@ -175,26 +182,38 @@ sm_batch_carry(void)
 static int
 rekey(void)
 {
-	int e = sm_key_has_other() ? sm_batch_carry() : 0;
+	int e = sm_key_has_other() ? sm_batch_carry(false) : 0;
 
 	if (e == 0)
 		e = sm_key_renew(NULL);
 	if (e)
 		return e;
-	e = sm_batch_carry();
+	e = sm_batch_carry(false);
 	if (e == 0 || e == ECANCELED)
 		return e;
 	sm_error_show();
 	sm_key_revert();
-	(void)sm_batch_carry();
+	(void)sm_batch_carry(false);
 	sm_error_restore();
 	return e;
+}
+
+static int
+not_transparent(void)
+{
+	if (!sm_seal_pager)
+		return 0;
+	return sm_fail(ENOTSUP, "transparent mode keeps its key: rekey and lock are not in version %s",
+		SECMALLOC_VERSION);
 }
 
 int
 sm_seal_rekey(void)
 {
-	int e = begin(SM_UP);
+	int e = not_transparent();
+
+	if (e == 0)
+		e = begin(SM_UP);
 
 	return e ? e : end(rekey());
 }
@@ -222,7 +241,10 @@ close_for_good(void)
 int
 sm_seal_lock(const void *material, size_t n)
 {
-	int e = begin(SM_UP);
+	int e = not_transparent();
+
+	if (e == 0)
+		e = begin(SM_UP);
 
 	if (e)
 		return e;

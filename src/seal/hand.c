@@ -74,6 +74,29 @@ wipe_tag(struct sm_chunk *c)
 		sm_wipe(rest, SM_TAG_REST_BYTES);
 }
 
+const struct sm_pager *sm_seal_pager;
+
+static SM_COLD int
+veil_pages(struct sm_hand *h)
+{
+	int e = sm_seal_pager->close(h->ptr, h->c->size);
+
+	if (e == 0)
+		h->c->veil = SM_VEIL_SEALED;
+	return e;
+}
+
+static SM_COLD int
+unveil_pages(struct sm_hand *h)
+{
+	int e = sm_seal_pager->open(h->ptr, h->c->size);
+
+	sm_count_add(&sm_count.tampered, e == EBADMSG);
+	if (e == 0)
+		h->c->veil = SM_VEIL_CLEAR;
+	return e;
+}
+
 /* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile has hidden nothing. */
 static int
 veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
@@ -84,6 +107,8 @@ veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 	struct bound ad;
 
 	sm_check(c->veil == SM_VEIL_CLEAR);
+	if (sm_seal_pager)
+		return veil_pages(h);
 	c->epoch = key->epoch;
 	c->nonce = m.nonce = sm_key_nonce();
 	ad = bind(h);
@@ -108,6 +133,8 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
+	if (sm_seal_pager)
+		return unveil_pages(h);
 	e = sm_heap_pin(c);
 	if (e) {
 		sm_wipe_traces(); /* the loan's, as no cipher call will */
@@ -207,13 +234,17 @@ sm_hand_carry(struct sm_hand *h, const struct sm_loans *keys)
 	return e ? e : undone;
 }
 
+static const struct sm_loans none; /* transparent mode lends by itself */
+
 static int
 turn(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
 {
 	uint32_t epoch = to == SM_VEIL_SEALED ? 0 : h->c->epoch;
-	struct sm_loan key;
+	struct sm_loan key = { NULL, 0, 0 };
 	int e = 0;
 
+	if (sm_seal_pager)
+		keys = &none;
 	if (keys)
 		key = *sm_hand_key(keys, epoch);
 	else
@@ -235,7 +266,7 @@ sm_hand_set_veil(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys
 		return 0;
 	if (h->c->holds)
 		return sm_fail(EBUSY, "the chunk is held: release it first");
-	if (to == SM_VEIL_CLEAR && !sm_state_is(SM_UP))
+	if (to == SM_VEIL_CLEAR && sm_barred())
 		return sm_state_refuse();
 	e = sm_hand_lift(h);
 	if (e)
@@ -294,6 +325,8 @@ sm_hand_close_frozen(struct sm_hand *h)
 	if (e)
 		return e;
 	sm_heap_verify(h->c, h->ptr);
+	if (sm_seal_pager)
+		return sm_hand_close(h, NULL);
 	e = sm_key_lend(&key, 0);
 	if (e == 0) {
 		e = close_frozen(h, &key);

@@ -96,8 +96,10 @@ void sm_batch_let_go(void);
 /** sm_batch_settle - the gate is shut: whoever had a chunk in hand has put it down */
 void sm_batch_settle(void);
 
-/** sm_batch_carry - carry all chunks to the key in force, and drop the other */
-int sm_batch_carry(void);
+/** sm_batch_carry - carry all chunks to the key in force, and drop the other
+ *
+ * Args: forgiving  one that was tampered with is left behind */
+int sm_batch_carry(bool forgiving);
 
 /** sm_hand_moved - a chunk was put elsewhere: a walk may have missed it on its way */
 void sm_hand_moved(void);

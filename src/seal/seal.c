@@ -49,6 +49,8 @@ sm_seal_hold(void *ptr)
 			(unsigned)UINT16_MAX);
 	else
 		e = sm_hand_set_veil(&h, SM_VEIL_CLEAR, NULL);
+	if (e == 0 && sm_seal_pager && h.c->holds == 0)
+		e = sm_seal_pager->hold(h.ptr, h.c->size);
 	if (e == 0) {
 		if (sealed)
 			h.c->opened_by_hold = 1;
@@ -68,7 +70,12 @@ sm_seal_release(void *ptr)
 		return sm_hand_missed(ptr);
 	if (h.c->holds == 0) {
 		e = sm_fail(EINVAL, "the chunk is not held: release it as often as it was held");
-	} else if (--h.c->holds == 0 && h.c->opened_by_hold) {
+		sm_hand_release(&h);
+		return e;
+	}
+	if (--h.c->holds == 0 && sm_seal_pager)
+		sm_seal_pager->release(h.ptr, h.c->size);
+	if (h.c->holds == 0 && h.c->opened_by_hold) {
 		h.c->opened_by_hold = 0;
 		e = sm_hand_set_veil(&h, SM_VEIL_SEALED, NULL);
 		if (e && h.c->veil == SM_VEIL_CLEAR)
@@ -94,6 +101,8 @@ put_back(struct sm_hand *h)
 {
 	bool pinned = h->c->veil == SM_VEIL_CLEAR;
 
+	if (!SM_LIKELY(h->c->holds == 0) && sm_seal_pager)
+		sm_seal_pager->release(h->ptr, h->c->size);
 	if (!pinned)
 		sm_hand_forget(h);
 	sm_heap_free(h->c, h->ptr, pinned);
@@ -104,10 +113,11 @@ static SM_COLD struct sm_got
 too_late(void *ptr)
 {
 	struct sm_hand h;
+	unsigned turn = 0;
 
-	sm_gate_await();
-	if (sm_config_runs())
-		return (struct sm_got){ ptr, 0 };
+	for (; !sm_barred(); sm_rest(&turn)) /* a fork, or several */
+		if (sm_config_runs())
+			return (struct sm_got){ ptr, 0 };
 	h = sm_hand_take(ptr);
 	if (h.c) {
 		put_back(&h);
@@ -214,6 +224,8 @@ resize(struct sm_hand *h, size_t size, struct sm_hand *now)
 	struct sm_hand to;
 	int e;
 
+	if (h->c->holds && sm_seal_pager)
+		return sm_fail(EBUSY, "the chunk is held: in transparent mode release it first");
 	if (sm_heap_resize(h->c, h->ptr, size, h->c->holds > 0))
 		return 0;
 	if (h->c->holds)
@@ -262,15 +274,15 @@ resize_clear(struct sm_hand *h, size_t size, struct sm_hand *now)
 static int
 resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
 {
-	struct sm_loan key;
-	int e = sm_key_lend(&key, h->c->epoch), closed;
+	struct sm_loan key = { NULL, 0, 0 };
+	int e = sm_seal_pager ? 0 : sm_key_lend(&key, h->c->epoch), closed;
 
 	if (e)
 		return e;
 	e = sm_hand_open(h, &key);
 	if (e)
 		goto give_back;
-	e = sm_key_lend_now(&key);
+	e = sm_seal_pager ? 0 : sm_key_lend_now(&key);
 	if (e) /* purged, and so the bytes are gone */
 		return e;
 	e = resize(h, size, now);
@@ -282,7 +294,8 @@ resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
 	}
 	e = e ? e : closed;
 give_back:
-	sm_key_return(&key);
+	if (!sm_seal_pager)
+		sm_key_return(&key);
 	return e;
 }
 
@@ -292,7 +305,7 @@ resize_in_hand(struct sm_hand *h, size_t size, struct sm_hand *now)
 	bool sealed = h->c->veil == SM_VEIL_SEALED;
 	int e, undone = 0;
 
-	if (!sm_state_is(SM_UP))
+	if (sm_barred())
 		return sm_state_refuse();
 	e = sm_hand_lift(h);
 	if (e)

@@ -78,11 +78,27 @@ bool sm_seal_was_shut(void);
 /** sm_seal_kept - in the child: the config that was packed with the rest; NULL: nothing is here */
 const struct sm_config *sm_seal_kept(void);
 
-/** sm_seal_revive - with that config in force: keys, heap and chunks. Else: sm_heap_orphan, ... */
+/** sm_seal_revive - with that config in force: keys, heap and chunks. sm_heap_revived is to follow. */
 int sm_seal_revive(void);
+
+/** sm_seal_undo - keys and chunks are wiped again */
+void sm_seal_undo(void);
 
 /** sm_seal_drop_kept - wipe what was packed */
 void sm_seal_drop_kept(void);
+
+/** sm_seal_purge - the same, async-signal-safe, inside sm_purge_enter */
+void sm_seal_purge(void);
+
+/** What is done to pages instead of to chunks, in transparent mode: handed in before start. */
+struct sm_pager {
+	int (*close)(void *ptr, size_t n);
+	int (*open)(void *ptr, size_t n); /* EBADMSG, ENOMEM, EACCES, ECANCELED */
+	int (*hold)(void *ptr, size_t n); /* the same */
+	void (*release)(void *ptr, size_t n);
+	int (*close_all)(void);
+};
+extern const struct sm_pager *sm_seal_pager; /* NULL: none */
 
 /** sm_seal_orphan - in a forked child: nobody walks */
 void sm_seal_orphan(void);

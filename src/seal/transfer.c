@@ -17,20 +17,22 @@ struct item {
 /** At the head of the pages for secrets; clear bytes follow. */
 struct head {
 	struct sm_parcel keys;
-	struct sm_config config;
+	struct sm_config config; /* mark 0: a purge has wiped it */
 };
 
 static struct {
 	struct sm_area secret; /* base NULL: nothing was packed */
 	void *secret_reserved;
-	unsigned char *plain; /* items, then ciphertext */
-	size_t plain_bytes;
-	size_t items, most_items;
-	size_t clear_bytes, sealed_bytes; /* packed so far */
-	bool shut;			  /* the gate, by before_fork */
+	_Atomic(unsigned char *) shown; /* to a purge: secret.base */
+	struct item *item;
+	size_t items, item_bytes;
+	unsigned char *sealed; /* ciphertext */
+	size_t sealed_bytes;
+	struct sm_chunk *bare; /* the parent's: protect could not be restored yet */
+	bool shut; /* the gate, by before_fork */
 } parcel;
 
-enum { ALIGN = 16 };
+enum { ALIGN = 16, STRAGGLERS = 64 };
 
 static struct head *
 head(void)
@@ -39,49 +41,57 @@ head(void)
 }
 
 static unsigned char *
-clear_place(size_t at)
+bytes_of(const struct item *i)
 {
-	return parcel.secret.base + sm_round_up(sizeof(struct head), ALIGN) + at;
-}
-
-static unsigned char *
-sealed_place(size_t at)
-{
-	return parcel.plain + sm_round_up(parcel.most_items * sizeof(struct item), ALIGN) + at;
+	if (i->c->veil == SM_VEIL_SEALED)
+		return parcel.sealed + i->at;
+	return parcel.secret.base + sm_round_up(sizeof(struct head), ALIGN) + i->at;
 }
 
 /* Hidden pages are common to parent and child: who lets go last has them wiped by the kernel. */
 static void
 discard(void)
 {
-	if (parcel.secret.base && !(parcel.secret.granted & SECMALLOC_HIDDEN))
-		sm_wipe(parcel.secret.base, parcel.secret.bytes);
-	if (parcel.secret_reserved) {
-		size_t bytes = parcel.secret.bytes;
+	size_t bytes = parcel.secret.bytes;
 
+	atomic_store(&parcel.shown, NULL);
+	sm_purge_await();
+	if (parcel.secret.base && !(parcel.secret.granted & SECMALLOC_HIDDEN))
+		sm_wipe(parcel.secret.base, bytes);
+	if (parcel.secret_reserved) {
 		sm_os_release(&parcel.secret);
 		sm_os_unreserve(parcel.secret_reserved, bytes);
 	}
-	sm_os_unreserve(parcel.plain, parcel.plain_bytes);
+	sm_os_unreserve(parcel.item, parcel.item_bytes);
+	sm_os_unreserve(parcel.sealed, parcel.sealed_bytes);
 	parcel.secret_reserved = NULL;
-	parcel.plain = NULL;
-	parcel.plain_bytes = parcel.items = 0;
+	parcel.item = NULL;
+	parcel.sealed = NULL;
+	parcel.items = parcel.item_bytes = parcel.sealed_bytes = 0;
+}
+
+SM_NO_TSAN void
+sm_seal_purge(void)
+{
+	unsigned char *base = atomic_load(&parcel.shown);
+
+	if (base)
+		sm_purge_wipe(base, parcel.secret.bytes);
 }
 
 /* ------------------------------------------------------------------ parent */
 
-/* What there is, to know how much room it needs. */
-static void
-measure(size_t *clear, size_t *sealed, size_t *items)
+static int
+obtain_plain(size_t bytes, void **at)
 {
-	struct sm_walk w = { 0 };
-	struct sm_chunk *c;
+	int e = sm_os_reserve(bytes, at);
 
-	*clear = *sealed = *items = 0;
-	while ((c = sm_heap_next(&w)) != NULL) {
-		*(c->veil == SM_VEIL_CLEAR ? clear : sealed) += sm_round_up(c->size, ALIGN);
-		++*items;
-	}
+	if (e)
+		return e;
+	e = sm_os_commit(*at, bytes);
+	if (e)
+		sm_os_unreserve(*at, bytes);
+	return e;
 }
 
 static int
@@ -98,70 +108,93 @@ obtain_secret(size_t bytes)
 	if (e) {
 		sm_os_unreserve(parcel.secret_reserved, bytes);
 		parcel.secret_reserved = NULL;
+		return e;
 	}
+	atomic_store(&parcel.shown, parcel.secret.base);
+	return 0;
+}
+
+static size_t
+count_chunks(void)
+{
+	struct sm_walk w = { 0 };
+	size_t n = 0;
+
+	while (sm_heap_next(&w) != NULL)
+		n++;
+	return n;
+}
+
+/* Which chunks, and where their bytes go. One that another thread hands out just now may be missing:
+ * nobody in the child can know it. */
+static int
+list_chunks(size_t *clear)
+{
+	size_t page = sm_os_page_bytes(), most = count_chunks() + STRAGGLERS;
+	struct sm_walk w = { 0 };
+	struct sm_chunk *c;
+	void *at;
+	int e = obtain_plain(sm_round_up(most * sizeof(struct item), page), &at);
+
+	if (e)
+		return e;
+	parcel.item = at;
+	parcel.item_bytes = sm_round_up(most * sizeof(struct item), page);
+	while (parcel.items < most && (c = sm_heap_next(&w)) != NULL) {
+		size_t *end = c->veil == SM_VEIL_CLEAR ? clear : &parcel.sealed_bytes;
+
+		parcel.item[parcel.items++] = (struct item){ c, *end };
+		*end += sm_round_up(c->size, ALIGN);
+	}
+	parcel.sealed_bytes = sm_round_up(parcel.sealed_bytes + 1, page);
+	e = obtain_plain(parcel.sealed_bytes, &at);
+	if (e)
+		parcel.sealed_bytes = 0;
+	else
+		parcel.sealed = at;
 	return e;
 }
 
 static int
-obtain(size_t clear, size_t sealed, size_t items)
+pack_chunk(const struct item *i)
 {
-	size_t page = sm_os_page_bytes();
-	void *plain;
-	int e = obtain_secret(sm_round_up(sizeof(struct head) + ALIGN + clear, page));
+	bool barred = i->c->access == SECMALLOC_NOACCESS;
+	int e = barred ? sm_heap_lift(i->c) : 0;
 
 	if (e)
 		return e;
-	parcel.plain_bytes = sm_round_up(items * sizeof(struct item) + ALIGN + sealed, page);
-	e = sm_os_reserve(parcel.plain_bytes, &plain);
+	memcpy(bytes_of(i), sm_heap_bytes(i->c), i->c->size);
+	if (barred)
+		e = sm_heap_drop(i->c);
 	if (e)
-		return e;
-	parcel.plain = plain;
-	parcel.most_items = items;
-	return sm_os_commit(plain, parcel.plain_bytes);
-}
-
-static int
-pack_chunk(struct sm_chunk *c)
-{
-	bool clear = c->veil == SM_VEIL_CLEAR;
-	size_t *at = clear ? &parcel.clear_bytes : &parcel.sealed_bytes;
-	struct item *i = (struct item *)(void *)parcel.plain + parcel.items;
-	int e = sm_heap_lift(c);
-
-	if (e)
-		return e;
-	*i = (struct item){ c, *at };
-	memcpy(clear ? clear_place(*at) : sealed_place(*at), sm_heap_bytes(c), c->size);
-	*at += sm_round_up(c->size, ALIGN);
-	parcel.items++;
-	return sm_heap_drop(c);
+		parcel.bare = i->c;
+	return e;
 }
 
 static int
 pack(void)
 {
-	struct sm_walk w = { 0 };
-	size_t clear, sealed, items;
-	struct sm_chunk *c;
-	int e;
+	size_t clear = 0;
+	int e = list_chunks(&clear);
 
-	measure(&clear, &sealed, &items);
-	parcel.clear_bytes = parcel.sealed_bytes = 0;
-	e = obtain(clear, sealed, items);
+	if (e == 0)
+		e = obtain_secret(sm_round_up(sizeof(struct head) + ALIGN + clear,
+			sm_os_page_bytes()));
 	if (e)
 		return e;
 	sm_key_pack(&head()->keys);
 	head()->config = *sm_config();
-	while (e == 0 && parcel.items < items && (c = sm_heap_next(&w)) != NULL)
-		e = pack_chunk(c);
+	for (size_t i = 0; e == 0 && i < parcel.items; i++)
+		e = pack_chunk(&parcel.item[i]);
 	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
-	return e;
+	return e ? e : sm_purged() ? sm_state_refuse() : 0;
 }
 
 /* Nobody is inside when the fork comes, nor comes in: what the child finds is whole. */
 void
 sm_seal_before_fork(void)
 {
+	parcel.shut = false;
 	if (!sm_config_runs() || !sm_config()->fork_keeps)
 		return;
 	sm_batch_hold();
@@ -183,6 +216,9 @@ sm_seal_after_fork(void)
 	if (!parcel.shut)
 		return;
 	discard();
+	if (parcel.bare)
+		(void)sm_heap_protect(parcel.bare, SECMALLOC_NOACCESS);
+	parcel.bare = NULL;
 	parcel.shut = false;
 	sm_heap_let_go();
 	(void)sm_gate_open(SM_FORKING);
@@ -202,7 +238,7 @@ sm_seal_kept(void)
 {
 	if (!parcel.shut || !parcel.secret.base || sm_os_adopt(&parcel.secret))
 		return NULL;
-	return &head()->config;
+	return head()->config.mark ? &head()->config : NULL;
 }
 
 void
@@ -212,63 +248,94 @@ sm_seal_drop_kept(void)
 	parcel.shut = false;
 }
 
-static void
-mark(struct sm_chunk *c)
+static int
+refill_chunk(const struct item *i)
 {
+	struct sm_chunk *c = i->c;
+	bool clear = c->veil == SM_VEIL_CLEAR;
+
 	c->holds = 0;
 	c->opened_by_hold = 0;
+	if (!clear) {
+		sm_count_add(&sm_count.chunks_encrypted, 1);
+		sm_count_add(&sm_count.bytes_encrypted, c->size);
+	}
+	return sm_heap_refill(c, bytes_of(i), clear);
 }
 
 /* What was made while it was packed is nobody's: its maker is in the parent. */
 static int
-refill(void)
+refill(size_t *filled)
 {
-	const struct item *i = (const struct item *)(void *)parcel.plain, *end = i + parcel.items;
+	const struct item *i = parcel.item, *end = i + parcel.items;
 	struct sm_walk w = { 0 };
 	struct sm_chunk *c;
 	int e = 0;
 
+	atomic_store(&sm_count.chunks_encrypted, 0);
+	atomic_store(&sm_count.bytes_encrypted, 0);
 	while (e == 0 && (c = sm_heap_next(&w)) != NULL) {
-		bool clear = c->veil == SM_VEIL_CLEAR;
-
-		mark(c);
 		if (i == end || i->c != c) {
 			sm_heap_leave(c);
 			continue;
 		}
-		e = sm_heap_refill(c, clear ? clear_place(i->at) : sealed_place(i->at), clear);
-		i++;
+		e = refill_chunk(i++);
 	}
+	*filled = (size_t)(i - parcel.item);
 	sm_wipe_traces();
 	return e;
 }
 
+static void
+undo(size_t filled)
+{
+	for (size_t i = 0; i < filled; i++) {
+		struct sm_chunk *c = parcel.item[i].c;
+
+		if (c->veil == SM_VEIL_CLEAR && sm_heap_lift(c) == 0)
+			sm_wipe(sm_heap_bytes(c), c->size);
+	}
+	sm_key_stop();
+}
+
+void
+sm_seal_undo(void)
+{
+	undo(parcel.items);
+}
+
+/* Two keys of the parent's are one too many: what cannot be carried is lost, as it was tampered with. */
 static int
 own_key(void)
 {
 	const struct sm_parcel *p = &head()->keys;
-	int e = sm_key_has_other() ? sm_batch_carry() : 0;
+	int e = sm_key_has_other() ? sm_batch_carry(true) : 0;
 
 	if (e == 0)
 		e = sm_key_renew(sm_config()->key_provider ? p->whole[p->now] : NULL);
+	if (e == 0 && head()->config.mark == 0) /* purged in the parent, and so here */
+		e = sm_fail(ECANCELED, "the parent was purged while it forked");
 	return e;
 }
 
 int
 sm_seal_revive(void)
 {
+	size_t filled = 0;
 	int e = sm_heap_reclaim();
 
 	if (e)
 		return e;
 	sm_key_orphan();
 	e = sm_key_unpack(&head()->keys);
+	if (e)
+		return e;
+	e = sm_heap_revive();
 	if (e == 0)
-		e = sm_heap_revive();
-	if (e == 0)
-		e = refill();
+		e = refill(&filled);
 	if (e == 0)
 		e = own_key();
-	sm_heap_revived(e == 0);
+	if (e)
+		undo(filled);
 	return e;
 }

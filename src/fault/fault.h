@@ -1,0 +1,70 @@
+/*
+ * fault.h - touching a sealed page opens it; bounds how many stay open. Floor 5: transparent mode.
+ *
+ * What the program sees, U, are the heap's pools, registered with userfaultfd(2). A page of it that
+ * is closed is not there: its ciphertext lies in X, ordinary memory or a file. To open it, X is
+ * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to close
+ * it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of zeros.
+ * The tag vouches for address and epoch too.
+ */
+#ifndef SM_FAULT_H
+#define SM_FAULT_H
+
+#include "base/base.h"
+
+/** Who serves a fault: secmalloc_stats.mode. */
+enum sm_mode {
+	SM_MODE_NONE = 0,
+	SM_MODE_THREAD = 1, /* a thread of ours: system calls on closed pages work too */
+	SM_MODE_SIGNAL = 2  /* SIGBUS in the thread that touches; system calls need a hold */
+};
+
+/**
+ * sm_fault_start - probe the kernel and begin to serve; before the heap has any pool
+ *
+ * Returns: 0; ENOTSUP: no mode works here; ENOMEM, EPERM: frames cannot be locked; EAGAIN: no thread.
+ */
+int sm_fault_start(void);
+
+/** sm_fault_stop - all is wiped; the heap has no pool any more */
+void sm_fault_stop(void);
+
+/** sm_fault_orphan - in a forked child: nothing of it is here */
+void sm_fault_orphan(void);
+
+/** sm_fault_mode - enum sm_mode */
+unsigned sm_fault_mode(void);
+
+/** sm_fault_clear_bytes - on pages that are open now */
+uint64_t sm_fault_clear_bytes(void);
+
+/** sm_fault_served - faults since start */
+uint64_t sm_fault_served(void);
+
+/** sm_fault_come, sm_fault_go - a pool is there, not touched yet; it is about to go. ENOMEM. */
+int sm_fault_come(unsigned char *base, size_t bytes);
+void sm_fault_go(unsigned char *base, size_t bytes);
+
+/** sm_fault_drop - what lies in these pages is not kept: zeros from now on */
+void sm_fault_drop(unsigned char *base, size_t bytes);
+
+/** sm_fault_reseal - close what has been open for so many ms; returns ms until the next is due */
+unsigned sm_fault_reseal(unsigned ms);
+
+/** sm_fault_purge - wipe what is clear; async-signal-safe, once the key is gone */
+void sm_fault_purge(void);
+
+/** sm_fault_close - close the pages that lie wholly inside, the others next. As sm_key_lend. */
+int sm_fault_close(void *ptr, size_t n);
+
+/** sm_fault_open - open the pages. EBADMSG: X was tampered with. ENOMEM: too many are held. */
+int sm_fault_open(void *ptr, size_t n);
+
+/** sm_fault_hold - open them, and they stay so until as many releases. As sm_fault_open. */
+int sm_fault_hold(void *ptr, size_t n);
+void sm_fault_release(void *ptr, size_t n);
+
+/** sm_fault_close_all - every page that is not held. As sm_key_lend. */
+int sm_fault_close_all(void);
+
+#endif

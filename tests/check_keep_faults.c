@@ -1,0 +1,332 @@
+/*
+ * check_keep_faults.c - each system call of a FORK_KEEP fork is made to fail once, at each place in
+ * turn, in the parent and in the child
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ *
+ * Linked with --wrap of mmap, mprotect, madvise, mremap, ftruncate, syscall, getrandom and
+ * pthread_create, so that the library's own calls come here and nobody else's do.
+ */
+#include "keep.h"
+#include "marker.h"
+#include "smaps.h"
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/random.h>
+
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447
+#endif
+
+enum call { MMAP, MLOCK, MUNLOCK, MPROTECT, MADVISE, MREMAP, FTRUNCATE, MEMFD_SECRET, GETRANDOM,
+	THREAD };
+
+static const struct injection {
+	const char *name;
+	enum call call;
+	int error;
+} INJECTIONS[] = {
+	{ "mmap", MMAP, ENOMEM }, { "mlock", MLOCK, ENOMEM }, { "mlock", MLOCK, EPERM },
+	{ "munlock", MUNLOCK, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
+	{ "mprotect", MPROTECT, EACCES }, { "madvise", MADVISE, EINVAL },
+	{ "madvise", MADVISE, ENOMEM }, { "mremap", MREMAP, ENOMEM },
+	{ "ftruncate", FTRUNCATE, ENOMEM }, { "memfd_secret", MEMFD_SECRET, EMFILE },
+	{ "getrandom", GETRANDOM, ENOSYS }, { "pthread_create", THREAD, EAGAIN },
+};
+
+enum { N_INJECTIONS = sizeof(INJECTIONS) / sizeof(INJECTIONS[0]), PLACES_MOST = 400 };
+enum { KEPT = 10, TOLD = 11, NO_SUCH_PLACE = 12 }; /* exit statuses */
+
+static struct {
+	enum call call;
+	int error;
+	long countdown; /* 1: the next one fails; 0: not armed */
+	int hit;
+} armed;
+
+static int
+fails(enum call c)
+{
+	if (armed.countdown == 0 || armed.call != c || --armed.countdown > 0)
+		return 0;
+	armed.hit = 1;
+	errno = armed.error;
+	return 1;
+}
+
+void *__real_mmap(void *, size_t, int, int, int, off_t);
+int __real_mprotect(void *, size_t, int);
+int __real_madvise(void *, size_t, int);
+void *__real_mremap(void *, size_t, size_t, int, ...);
+int __real_ftruncate(int, off_t);
+long __real_syscall(long, ...);
+ssize_t __real_getrandom(void *, size_t, unsigned);
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+void *__wrap_mmap(void *, size_t, int, int, int, off_t);
+int __wrap_mprotect(void *, size_t, int);
+int __wrap_madvise(void *, size_t, int);
+void *__wrap_mremap(void *, size_t, size_t, int, ...);
+int __wrap_ftruncate(int, off_t);
+long __wrap_syscall(long, ...);
+ssize_t __wrap_getrandom(void *, size_t, unsigned);
+int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+void *
+__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t off)
+{
+	return fails(MMAP) ? MAP_FAILED : __real_mmap(a, n, prot, flags, fd, off);
+}
+
+int
+__wrap_mprotect(void *a, size_t n, int prot)
+{
+	return fails(MPROTECT) ? -1 : __real_mprotect(a, n, prot);
+}
+
+int
+__wrap_madvise(void *a, size_t n, int what)
+{
+	return fails(MADVISE) ? -1 : __real_madvise(a, n, what);
+}
+
+void *
+__wrap_mremap(void *a, size_t n, size_t m, int flags, ...)
+{
+	va_list ap;
+	void *to;
+
+	va_start(ap, flags);
+	to = va_arg(ap, void *);
+	va_end(ap);
+	return fails(MREMAP) ? MAP_FAILED : __real_mremap(a, n, m, flags, to);
+}
+
+int
+__wrap_ftruncate(int fd, off_t n)
+{
+	return fails(FTRUNCATE) ? -1 : __real_ftruncate(fd, n);
+}
+
+long
+__wrap_syscall(long nr, ...)
+{
+	va_list ap;
+	long a, b, c;
+
+	va_start(ap, nr);
+	a = va_arg(ap, long);
+	b = va_arg(ap, long);
+	c = va_arg(ap, long);
+	va_end(ap);
+	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)) ||
+		(nr == SYS_munlock && fails(MUNLOCK)))
+		return -1;
+	return __real_syscall(nr, a, b, c);
+}
+
+ssize_t
+__wrap_getrandom(void *p, size_t n, unsigned flags)
+{
+	return fails(GETRANDOM) ? -1 : __real_getrandom(p, n, flags);
+}
+
+int
+__wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *arg)
+{
+	return fails(THREAD) ? armed.error : __real_pthread_create(t, a, f, arg);
+}
+
+/* ----------------------------------------------------------- the handlers */
+
+static struct {
+	const struct injection *what;
+	long place;
+	int in_child;
+} plan;
+
+static void
+arm(int in_child)
+{
+	if (plan.what == NULL || plan.in_child != in_child)
+		return;
+	armed.call = plan.what->call;
+	armed.error = plan.what->error;
+	armed.hit = 0;
+	armed.countdown = plan.place;
+}
+
+static void
+disarm(void)
+{
+	armed.countdown = 0;
+}
+
+/* Registered before the library's: last of all to prepare, first of all afterwards. */
+static void
+first_in_child(void)
+{
+	disarm();
+	arm(1);
+}
+
+/* Registered after the library's: first of all to prepare, last of all afterwards. */
+static void
+first_to_prepare(void)
+{
+	arm(0);
+}
+
+/* ----------------------------------------------------------- the scenario */
+
+static unsigned char *marked;
+
+static void
+start(unsigned without)
+{
+	struct secmalloc_config c = keep_config(without);
+
+	ck_assert_int_eq(pthread_atfork(NULL, disarm, first_in_child), 0);
+	c.reseal_ms = 1000000;
+	start_with(&c);
+	ck_assert_int_eq(pthread_atfork(first_to_prepare, disarm, disarm), 0);
+	make_heirlooms();
+	marked = secmalloc(20000);
+	plant_marker(marked);
+	ck_assert_int_eq(secmalloc_rekey(), 0);
+}
+
+static bool
+is_locked(const struct smaps *m, void *unused)
+{
+	(void)unused;
+	return smaps_hidden(m) || smaps_flag(m, "lo");
+}
+
+/** tell - in the child: all of it, or nothing and the word that it is so; never a bit of it */
+static void
+tell(void)
+{
+	int status;
+
+	if (secmalloc_owns(heirlooms[4].p)) {
+		heirlooms_are_whole();
+		MUST(is_marker(marked) && markers_in_memory() == 1);
+		MUST(secmalloc_encrypt_all() == 0 && secmalloc_rekey() == 0);
+		status = KEPT;
+	} else {
+		MUST(markers_in_memory() == 0);
+		MUST(!smaps_each(is_locked, NULL)); /* keys would be there */
+		MUST_FAIL(ENOMEM, -1, secmalloc_encrypt(heirlooms[4].p));
+		MUST(strstr(secmalloc_error(), "could not be kept") != NULL);
+		has_nothing();
+		status = TOLD;
+	}
+	MUST(secmalloc_term() == 0 && secmalloc(10) != NULL);
+	_exit(armed.hit || !plan.in_child ? status : NO_SUCH_PLACE);
+}
+
+/** one_fork - answers what the child told */
+static int
+one_fork(void)
+{
+	const size_t locked = stats_now().locked_bytes, unnamed = smaps_unnamed_bytes();
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	ck_assert_msg(pid >= 0, "errno %d", errno);
+	if (pid == 0) {
+		alarm(20);
+		tell();
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) >= KEPT &&
+			WEXITSTATUS(status) <= NO_SUCH_PLACE,
+		"%s errno %d, place %ld in the %s: status 0x%x", plan.what->name, plan.what->error,
+		plan.place, plan.in_child ? "child" : "parent", (unsigned)status);
+	ck_assert_uint_eq(stats_now().locked_bytes, locked);
+	ck_assert_uint_eq(smaps_unnamed_bytes(), unnamed);
+	if (!plan.in_child && !armed.hit)
+		return NO_SUCH_PLACE;
+	return WEXITSTATUS(status);
+}
+
+static void
+parent_is_whole(void)
+{
+	for (unsigned i = 0; i < N_HEIRLOOMS; i++) {
+		const struct heirloom *h = &heirlooms[i];
+
+		ck_assert_msg(h->size == 0 || access_is(h->p, h->access),
+			"chunk %u lost its protection: %s errno %d, place %ld", i, plan.what->name,
+			plan.what->error, plan.place);
+		ck_assert(h->manner == CLOSED || h->access == SECMALLOC_NOACCESS ||
+			filled(h->p, h->size, i));
+	}
+	ck_assert(is_marker(marked));
+}
+
+static void
+every_place(int i, int in_child, unsigned without)
+{
+	int told, kept = 0, wiped = 0;
+
+	start(without);
+	plan.what = &INJECTIONS[i];
+	plan.in_child = in_child;
+	plan.place = 1;
+	while ((told = one_fork()) != NO_SUCH_PLACE && plan.place < PLACES_MOST) {
+		kept += told == KEPT;
+		wiped += told == TOLD;
+		parent_is_whole();
+		plan.place++;
+	}
+	ck_assert_int_eq(told, NO_SUCH_PLACE);
+	printf("%s errno %d in the %s: %d places, %d kept, %d had nothing\n", plan.what->name,
+		plan.what->error, in_child ? "child" : "parent", kept + wiped, kept, wiped);
+	plan.what = NULL;
+	term();
+}
+
+START_TEST(a_call_that_fails_in_the_child_leaves_all_or_nothing)
+{
+	every_place(_i, 1, 0);
+}
+END_TEST
+
+START_TEST(a_call_that_fails_in_the_child_leaves_all_or_nothing_without_hidden)
+{
+	every_place(_i, 1, SECMALLOC_HIDDEN);
+}
+END_TEST
+
+START_TEST(a_call_that_fails_in_the_parent_costs_it_nothing)
+{
+	every_place(_i, 0, 0);
+}
+END_TEST
+
+START_TEST(a_call_that_fails_in_the_parent_costs_it_nothing_without_hidden)
+{
+	every_place(_i, 0, SECMALLOC_HIDDEN);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *s = suite_create("keep, faults");
+	TCase *tc = add_case(s, "injected", 0);
+
+	tcase_add_loop_test(
+		tc, a_call_that_fails_in_the_child_leaves_all_or_nothing, 0, N_INJECTIONS);
+	tcase_add_loop_test(tc,
+		a_call_that_fails_in_the_child_leaves_all_or_nothing_without_hidden, 0,
+		N_INJECTIONS);
+	tcase_add_loop_test(tc, a_call_that_fails_in_the_parent_costs_it_nothing, 0, N_INJECTIONS);
+	tcase_add_loop_test(tc, a_call_that_fails_in_the_parent_costs_it_nothing_without_hidden, 0,
+		N_INJECTIONS);
+	return run(s);
+}
