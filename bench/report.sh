@@ -1,17 +1,18 @@
 #!/bin/sh
-# report.sh tables|markdown|svg RESULTS - what bench/bench printed, for people
+# report.sh tables|markdown|svg|seal RESULTS - what bench/bench printed, for people
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
 #
 # tables: the tables alone; markdown: with how they were made; svg: a chart of the rows that
-# matter most, on a background of its own.  All go to stdout.
+# matter most, on a background of its own; seal: the tables of closing and opening alone, of a run
+# with another libsodium.  All go to stdout.
 set -eu
 LC_ALL=C
 export LC_ALL
 
 if [ $# -ne 2 ] || [ ! -r "$2" ]; then
-	echo "usage: report.sh tables|markdown|svg RESULTS" >&2
+	echo "usage: report.sh tables|markdown|svg|seal RESULTS" >&2
 	exit 2
 fi
 
@@ -213,6 +214,19 @@ END {
 }
 '
 
+seal='
+END {
+	for (i = 1; i <= metas; i++)
+		if (meta[i] == "peer" && index(said[i], "sodium:") == 1) {
+			split(said[i], word, "; ")
+			print "\n# The same with libsodium " word[2] "\n"
+			print "Another run, on the same machine."
+		}
+	seal_table()
+	batch_table()
+}
+'
+
 svg='
 function log10(x) { return log(x) / log(10) }
 function at(ns) { return left + (log10(ns) - low) * decade }
@@ -275,11 +289,14 @@ END {
 '
 
 case $1 in
+seal)
+	awk "$read_results$tables$seal" "$2"
+	;;
 tables) awk "$read_results$tables END { all_tables() }" "$2" ;;
 markdown) awk "$read_results$tables$markdown" "$2" ;;
 svg) awk "$read_results$svg" "$2" ;;
 *)
-	echo "report.sh: $1: tables, markdown or svg" >&2
+	echo "report.sh: $1: tables, markdown, svg or seal" >&2
 	exit 2
 	;;
 esac

@@ -305,7 +305,8 @@ void sm_state_forget(void);
 /** What stats reports; each is changed by relaxed atomics. */
 struct sm_counters {
 	_Atomic uint64_t pools, pool_bytes, locked_bytes;
-	_Atomic uint64_t chunks_encrypted, bytes_encrypted;
+	_Atomic uint64_t bytes_encrypted;
+	_Atomic uint64_t dropped; /* chunks that were closed and not opened: freed, or a parent's */
 	_Atomic uint64_t seals, unseals, reseals, tampered, live_at_term;
 };
 extern struct sm_counters sm_count;
@@ -326,6 +327,16 @@ static inline uint64_t
 sm_count_get(_Atomic uint64_t *n)
 {
 	return atomic_load_explicit(n, memory_order_relaxed);
+}
+
+/** sm_count_closed - chunks that are closed; not below 0 while others open and close */
+static inline uint64_t
+sm_count_closed(void)
+{
+	uint64_t gone = sm_count_get(&sm_count.unseals) + sm_count_get(&sm_count.dropped);
+	uint64_t came = sm_count_get(&sm_count.seals);
+
+	return came > gone ? came - gone : 0;
 }
 
 /** sm_count_reset - all to 0 but live_at_term */

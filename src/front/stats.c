@@ -18,7 +18,7 @@ fill(struct secmalloc_stats *s)
 	s->pool_bytes = sm_count_get(&sm_count.pool_bytes);
 	s->locked_bytes = sm_count_get(&sm_count.locked_bytes);
 	s->chunks = t.chunks;
-	s->chunks_encrypted = sm_count_get(&sm_count.chunks_encrypted);
+	s->chunks_encrypted = sm_count_closed();
 	s->bytes = t.bytes;
 	s->bytes_clear = s->bytes > sealed ? s->bytes - sealed : 0;
 	s->bytes_high_water = t.most;

@@ -223,13 +223,14 @@ sm_key_lend(struct sm_loan *l, uint32_t epoch)
 {
 	unsigned index;
 
-	l->slot = slot_of_thread();
-	sm_lock_take(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
-	if (sm_config()->key_resident) {
+	if (sm_config()->key_resident) { /* no slot, and so no lock: see sm_key_forget */
 		index = index_of(epoch);
+		l->slot = SM_SLOTS;
 		l->epoch = atomic_load_explicit(&sm_keys.epoch[index], memory_order_relaxed);
 		l->state = sm_keys.slots->shared[index].state;
 	} else {
+		l->slot = slot_of_thread();
+		sm_lock_take(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
 		make_whole(l, epoch);
 	}
 	return SM_LIKELY(!is_gone()) ? 0 : give_up(l);
@@ -238,11 +239,10 @@ sm_key_lend(struct sm_loan *l, uint32_t epoch)
 void
 sm_key_return(struct sm_loan *l)
 {
-	struct sm_slot *s = &sm_keys.slots->lent[l->slot];
-
-	if (l->state == s->state)
-		sm_wipe(s, sizeof(*s));
 	l->state = NULL;
+	if (l->slot == SM_SLOTS)
+		return;
+	sm_wipe(&sm_keys.slots->lent[l->slot], sizeof(struct sm_slot));
 	sm_lock_release(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
 }
 

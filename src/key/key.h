@@ -114,7 +114,7 @@ int sm_key_wrap(const void *material, size_t n);
 /** sm_key_unwrapped - wipe the wrapped copy */
 void sm_key_unwrapped(void);
 
-/** sm_key_forget - wipe everything but the wrapped copy, once nothing is lent */
+/** sm_key_forget - wipe everything but the wrapped copy, once nothing is lent; resident, nothing is */
 void sm_key_forget(void);
 
 /** sm_key_unwrap - undo sm_key_forget. EPERM: other material; else as sm_key_wrap: forgotten still */

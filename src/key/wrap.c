@@ -121,7 +121,8 @@ sm_key_unwrapped(void)
 	sm_wipe(&sm_keys.left->wrapped, sizeof(sm_keys.left->wrapped));
 }
 
-/* Who lends from now on sees the flag; who has lent before returns the slot first. */
+/* Who lends from now on sees the flag; who has lent before returns the slot first. A resident key is
+ * lent without a slot: no chunk is worked on any more, as the caller has had each in hand. */
 void
 sm_key_forget(void)
 {

@@ -2,7 +2,7 @@
 
 #include <errno.h>
 
-enum { WALKS_MOST = 100 };
+enum { WALKS_MOST = 100, FETCH_BEFORE = 8, FETCH_AFTER = 64 };
 
 static struct sm_lock lock; /* SM_RANK_BATCH: walks with keys in hand, and which keys there are */
 static _Atomic unsigned moves; /* chunks that realloc has put elsewhere */
@@ -52,15 +52,38 @@ is_final(const struct task *t, int e)
 	return e && (t->what >= CARRY || e == ECANCELED || e == EACCES);
 }
 
+/* Its first and last bytes will be in the cache, and their pages known, when its turn comes. */
+SM_NO_TSAN static void
+fetch(const struct sm_chunk *c)
+{
+	const unsigned char *start = sm_heap_bytes(c);
+
+	__builtin_prefetch(start - FETCH_BEFORE, 1);
+	__builtin_prefetch(start + FETCH_AFTER, 1);
+	__builtin_prefetch(start + c->size, 1);
+}
+
+static struct sm_chunk *
+next_of(struct sm_walk *w)
+{
+	struct sm_chunk *c = sm_heap_next(w);
+
+	if (c)
+		fetch(c);
+	return c;
+}
+
 static int
 do_each(const struct task *t)
 {
 	struct sm_walk w = { 0 };
-	struct sm_chunk *c;
+	struct sm_chunk *c = next_of(&w), *next;
 	int first = 0, e = 0;
 
-	while (!is_final(t, e) && (c = sm_heap_next(&w)) != NULL) {
+	for (; !is_final(t, e) && c; c = next) {
 		struct sm_hand h = { c, NULL };
+
+		next = next_of(&w);
 
 		e = 0;
 		sm_lock_take(&c->lock, SM_RANK_CHUNK);

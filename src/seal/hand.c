@@ -160,14 +160,12 @@ static void
 count_closed(const struct sm_chunk *c)
 {
 	sm_count_add(&sm_count.seals, 1);
-	sm_count_add(&sm_count.chunks_encrypted, 1);
 	sm_count_add(&sm_count.bytes_encrypted, c->size);
 }
 
 static void
 count_opened(const struct sm_chunk *c)
 {
-	sm_count_sub(&sm_count.chunks_encrypted, 1);
 	sm_count_sub(&sm_count.bytes_encrypted, c->size);
 }
 
@@ -201,6 +199,7 @@ sm_hand_forget(struct sm_hand *h)
 {
 	h->c->veil = SM_VEIL_CLEAR;
 	wipe_tag(h->c);
+	sm_count_add(&sm_count.dropped, 1);
 	count_opened(h->c);
 }
 
@@ -212,10 +211,12 @@ carry(struct sm_hand *h, const struct sm_loans *keys)
 	if (e)
 		return e;
 	e = veil(h, &keys->now, NULL);
-	if (e)
-		count_opened(h->c); /* purged: it stays open, and zero */
-	else
+	if (e) { /* purged: it stays open, and zero */
+		sm_count_add(&sm_count.dropped, 1);
+		count_opened(h->c);
+	} else {
 		sm_heap_unpin(h->c);
+	}
 	return e;
 }
 

@@ -257,7 +257,7 @@ refill_chunk(const struct item *i)
 	c->holds = 0;
 	c->opened_by_hold = 0;
 	if (!clear) {
-		sm_count_add(&sm_count.chunks_encrypted, 1);
+		sm_count_sub(&sm_count.dropped, 1);
 		sm_count_add(&sm_count.bytes_encrypted, c->size);
 	}
 	return sm_heap_refill(c, bytes_of(i), clear);
@@ -272,7 +272,7 @@ refill(size_t *filled)
 	struct sm_chunk *c;
 	int e = 0;
 
-	atomic_store(&sm_count.chunks_encrypted, 0);
+	sm_count_add(&sm_count.dropped, sm_count_closed());
 	atomic_store(&sm_count.bytes_encrypted, 0);
 	while (e == 0 && (c = sm_heap_next(&w)) != NULL) {
 		if (i == end || i->c != c) {
