@@ -14,7 +14,7 @@
 #define SM_NOINLINE __attribute__((noinline))
 #define SM_INLINE static inline __attribute__((always_inline))
 #define SM_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define SM_NO_TSAN __attribute__((no_sanitize("thread"))) /* looks at what may change */
+#define SM_NO_TSAN __attribute__((no_sanitize("thread"), noinline)) /* looks at what may change */
 #define SM_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SM_TLS _Thread_local __attribute__((tls_model("initial-exec")))
 

@@ -21,7 +21,7 @@ sm_os_blank(void *p, size_t n)
 	ssize_t got = 1;
 
 	for (size_t done = 0; fd >= 0 && done < n && got > 0; done += (size_t)got)
-		got = read(fd, (unsigned char *)p + done, n - done);
+		got = sm_sys_read(fd, (unsigned char *)p + done, n - done);
 	if (fd >= 0)
 		close(fd);
 	else

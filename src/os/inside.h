@@ -45,6 +45,8 @@ int sm_sys_move(void *from, size_t n, void *to);
 /** sm_sys_may_lock - so many bytes may be locked, as far as limits go */
 bool sm_sys_may_lock(size_t n);
 int sm_sys_random(void *p, size_t n);
+/** sm_sys_read - as read(2), but not one that a sanitizer has replaced */
+long sm_sys_read(int fd, void *p, size_t n);
 /** sm_sys_barrier - a memory barrier in every thread of this process; ENOTSUP */
 int sm_sys_barrier(void);
 int sm_sys_undumpable(void);

@@ -260,6 +260,12 @@ sm_sys_undumpable(void)
 	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ? errno : 0;
 }
 
+long
+sm_sys_read(int fd, void *p, size_t n)
+{
+	return syscall(SYS_read, fd, p, n);
+}
+
 static int
 membarrier(int what)
 {

@@ -129,6 +129,12 @@ sm_sys_undumpable(void)
 	return ENOTSUP;
 }
 
+long
+sm_sys_read(int fd, void *p, size_t n)
+{
+	return (long)read(fd, p, n);
+}
+
 int
 sm_sys_barrier(void)
 {
