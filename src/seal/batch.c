@@ -2,7 +2,7 @@
 
 #include <errno.h>
 
-enum { WALKS_MOST = 100, FETCH_BEFORE = 8, FETCH_AFTER = 64 };
+enum { WALKS_MOST = 100, CANARY_BYTES = 8, LINE_BYTES = 64, FETCHED_BYTES = 1024 };
 
 static struct sm_lock lock; /* SM_RANK_BATCH: walks with keys in hand, and which keys there are */
 static _Atomic unsigned moves; /* chunks that realloc has put elsewhere */
@@ -57,9 +57,11 @@ SM_NO_TSAN static void
 fetch(const struct sm_chunk *c)
 {
 	const unsigned char *start = sm_heap_bytes(c);
+	size_t some = sm_min_size(c->size, FETCHED_BYTES);
 
-	__builtin_prefetch(start - FETCH_BEFORE, 1);
-	__builtin_prefetch(start + FETCH_AFTER, 1);
+	__builtin_prefetch(start - CANARY_BYTES, 1);
+	for (size_t at = LINE_BYTES; at < some; at += LINE_BYTES)
+		__builtin_prefetch(start + at, 1);
 	__builtin_prefetch(start + c->size, 1);
 }
 
