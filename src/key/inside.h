@@ -12,7 +12,7 @@ enum { SM_SLOTS = 4, SM_KEY_PAGES = 3, SM_SALT_BYTES = 16 };
 struct sm_wrapped {
 	unsigned char salt[SM_SALT_BYTES];
 	unsigned char keys[2][SM_KEY_BYTES];
-	unsigned char tag[SM_TAG_BYTES];
+	unsigned char tag[SM_TAG_BYTES], tag_rest[SM_TAG_REST_BYTES];
 };
 
 /** What lies on the left page. */

@@ -69,7 +69,7 @@ static struct sm_message
 wrap_message(struct sm_wrapped *w, const struct bound *ad)
 {
 	return (struct sm_message){ .bytes = sm_keys.right.whole[0], .n = sizeof(w->keys),
-		.tag = w->tag, .ad = ad, .ad_bytes = sizeof(*ad) };
+		.tag = w->tag, .tag_rest = w->tag_rest, .ad = ad, .ad_bytes = sizeof(*ad) };
 }
 
 /* Under lock. */
@@ -121,8 +121,8 @@ sm_key_unwrapped(void)
 	sm_wipe(&sm_keys.left->wrapped, sizeof(sm_keys.left->wrapped));
 }
 
-/* Who lends from now on sees the flag; who has lent before returns the slot first. A resident key is
- * lent without a slot: no chunk is worked on any more, as the caller has had each in hand. */
+/* Who lends from now on sees the flag; who has lent before returns the slot first. A resident key
+ * is lent without a slot: no chunk is worked on any more, as the caller has had each in hand. */
 void
 sm_key_forget(void)
 {
