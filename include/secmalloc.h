@@ -77,7 +77,7 @@ extern "C" {
 
 /** What a child made by fork gets.  KEEP copies every chunk, and waits for calls in progress; holds
  * stay behind.  Where the copy cannot be locked the child has nothing and its next call fails with
- * ENOMEM; after a clone(2) without fork(3), or of a locked or purged parent, it just has nothing. */
+ * ENOMEM; after a clone(2) without fork(3), or of a locked or purged parent, it has nothing. */
 enum secmalloc_fork {
 	SECMALLOC_FORK_WIPE = 0, /* nothing; it may init anew */
 	SECMALLOC_FORK_KEEP = 1  /* its own locked copy, at the same addresses, under a new key */
@@ -85,11 +85,11 @@ enum secmalloc_fork {
 
 /** Values of secmalloc_config.cipher and secmalloc_stats.cipher. */
 enum secmalloc_cipher {
-	SECMALLOC_CIPHER_AUTO = 0,          /* the first of AEGIS-256, AES-256-GCM, XChaCha20 here */
+	SECMALLOC_CIPHER_AUTO = 0,          /* the first of AEGIS-256, AES-256-GCM, XChaCha20 */
 	SECMALLOC_CIPHER_XCHACHA20POLY1305, /* everywhere */
 	SECMALLOC_CIPHER_AES256GCM,         /* needs AES and CLMUL instructions */
 	SECMALLOC_CIPHER_AEGIS256,          /* needs AES instructions and libsodium 1.0.19 */
-	SECMALLOC_CIPHER_AEGIS128L          /* the same; its key has 128 bits: AUTO never takes it */
+	SECMALLOC_CIPHER_AEGIS128L          /* the same; a key of 128 bits: AUTO never takes it */
 };
 
 /** What the program may do with a chunk's pages: secmalloc_protect(). */
@@ -149,8 +149,8 @@ struct secmalloc_config {
 	 *  next use of the key.  0: 500. */
 	unsigned resplit_ms;
 	/** An open chunk closes by itself this long after it was opened or allocated (or an eighth
-	 *  and 1 ms later), never while held.  A thread of the library does it, all signals blocked;
-	 *  with NO_THREAD the next call.  Pages of an isolated chunk are read-only while it closes:
+	 *  and 1 ms later), never while held.  A thread of ours does it, all signals blocked; with
+	 *  NO_THREAD the next call.  Pages of an isolated chunk are read-only while it closes:
 	 *  a write then is SIGSEGV.  0: never, and no thread. */
 	unsigned reseal_ms;
 	/** Transparent mode: bytes that may be clear at once, and 128 KiB more.  0: 1 MiB. */

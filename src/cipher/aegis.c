@@ -2,7 +2,7 @@
 
 #include <sodium.h>
 
-_Static_assert(crypto_aead_aegis256_KEYBYTES == SM_KEY_BYTES, "one key of ours is one of AEGIS-256");
+_Static_assert(crypto_aead_aegis256_KEYBYTES == SM_KEY_BYTES, "one key of ours is one of these");
 _Static_assert(crypto_aead_aegis128l_KEYBYTES <= SM_KEY_BYTES, "and more than one of AEGIS-128L");
 _Static_assert(crypto_aead_aegis256_ABYTES == SM_TAG_MOST_BYTES &&
 		crypto_aead_aegis128l_ABYTES == SM_TAG_MOST_BYTES, "tags have a rest");

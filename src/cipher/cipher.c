@@ -5,8 +5,8 @@
 #include <string.h>
 
 /* A forged message must stay as it was, but libsodium overwrites it: the ciphertext (no secret) is
- * copied aside, on the stack or, as long as that is free, to one place. Beyond, the message is verified
- * first and decrypted then. */
+ * copied aside, on the stack or, as long as that is free, to one place. Beyond, the message is
+ * verified first and decrypted then. */
 enum { SHORT_BYTES = 4096, LONG_BYTES = 1 << 20, KAT_TEXT_BYTES = 128 };
 
 static struct {

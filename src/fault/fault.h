@@ -3,9 +3,9 @@
  *
  * What the program sees, U, are the heap's pools, registered with userfaultfd(2). A page of it that
  * is closed is not there: its ciphertext lies in X, ordinary memory or a file. To open it, X is
- * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to close
- * it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of zeros.
- * The tag vouches for address and epoch too.
+ * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to
+ * close it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of
+ * zeros. The tag vouches for address and epoch too.
  */
 #ifndef SM_FAULT_H
 #define SM_FAULT_H
@@ -22,7 +22,8 @@ enum sm_mode {
 /**
  * sm_fault_start - probe the kernel and begin to serve; before the heap has any pool
  *
- * Returns: 0; ENOTSUP: no mode works here; ENOMEM, EPERM: frames cannot be locked; EAGAIN: no thread.
+ * Returns: 0; ENOTSUP: no mode works here; ENOMEM, EPERM: frames cannot be locked; EAGAIN: no
+ * thread.
  */
 int sm_fault_start(void);
 

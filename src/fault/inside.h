@@ -86,7 +86,7 @@ struct sm_engine {
 };
 extern struct sm_engine sm_engine;
 
-/** What an operation on pages has in hand. The key comes first: its locks are above the engine's. */
+/** What an operation on pages has in hand; the key comes first, its locks are above the engine's */
 struct sm_work {
 	struct sm_loan key;
 	struct sm_mask mask;
@@ -97,7 +97,7 @@ struct sm_work {
 int sm_engine_begin(struct sm_work *w);
 void sm_engine_end(struct sm_work *w);
 
-/** sm_engine_take, sm_engine_let_go - the engine's lock, lowest of all; U is not touched under it */
+/** sm_engine_take, sm_engine_let_go - the engine's lock, lowest of all; nobody touches U under it */
 void sm_engine_take(void);
 void sm_engine_let_go(void);
 

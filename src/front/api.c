@@ -417,7 +417,7 @@ secmalloc_purge(void)
 	errno = kept;
 }
 
-/* A process that ends leaves nothing in memory that the kernel clears only when it is used again. */
+/* A process that ends leaves nothing in pages that the kernel clears only when it uses them. */
 __attribute__((destructor)) static void
 at_exit(void)
 {

@@ -134,7 +134,7 @@ revive(void)
 	return e;
 }
 
-/* Only the thread that forks has packed; a clone(2) in another may have come in the middle of it. */
+/* Only the thread that forks has packed; a clone(2) in another may come in the middle of it. */
 static void
 inherit(void)
 {

@@ -106,7 +106,7 @@ void sm_heap_let_go(void);
 int sm_heap_reclaim(void);
 
 /**
- * sm_heap_revive - in a child of such a fork: every pool has pages of its own, at the same addresses
+ * sm_heap_revive - in a child of such a fork: every pool has pages of its own, where it was
  *
  * Zero, guarded and accessible as the parent's were, and not pinned: sm_heap_refill makes chunks of
  * them. What is not refilled is to be given to sm_heap_leave.
@@ -115,7 +115,7 @@ int sm_heap_reclaim(void);
  */
 int sm_heap_revive(void);
 
-/** sm_heap_revived - the child is whole; or it is not, holds no secret, and sm_heap_orphan follows */
+/** sm_heap_revived - the child is whole; or it is not, has no secret, and sm_heap_orphan follows */
 void sm_heap_revived(bool whole);
 
 /** sm_heap_refill - the bytes of a live chunk, its canaries, and pins if it is clear. ENOMEM. */

@@ -196,10 +196,10 @@ void sm_pool_forgo(unsigned bits);
 /** sm_pool_granted - protection bits that hold for every pool since the last reset */
 unsigned sm_pool_granted(void);
 
-/** sm_pool_reclaim - in a forked child, first of all: nobody else gets the places of pools. ENOMEM. */
+/** sm_pool_reclaim - in a forked child, first of all: nobody else gets a pool's place. ENOMEM. */
 int sm_pool_reclaim(void);
 
-/** sm_pool_revive - in a forked child: pages of its own for every pool, zero, opened as they were */
+/** sm_pool_revive - in a forked child: pages of its own for every pool, zero, open as they were */
 int sm_pool_revive(void);
 
 /** sm_pool_revived - all is whole, or what was obtained is wiped and covered */

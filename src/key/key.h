@@ -48,7 +48,7 @@ struct sm_parcel {
 /** sm_key_pack - put them there */
 void sm_key_pack(struct sm_parcel *p);
 
-/** sm_key_unpack - in the child, after sm_key_orphan: the same keys on pages of its own. As start. */
+/** sm_key_unpack - in the child, after sm_key_orphan: the same keys on its own pages. As start. */
 int sm_key_unpack(const struct sm_parcel *p);
 
 /** sm_key_orphan - in a forked child: forget pages that were not inherited */
@@ -114,10 +114,10 @@ int sm_key_wrap(const void *material, size_t n);
 /** sm_key_unwrapped - wipe the wrapped copy */
 void sm_key_unwrapped(void);
 
-/** sm_key_forget - wipe everything but the wrapped copy, once nothing is lent; resident, nothing is */
+/** sm_key_forget - wipe all but the wrapped copy, once nothing is lent; resident, nothing is */
 void sm_key_forget(void);
 
-/** sm_key_unwrap - undo sm_key_forget. EPERM: other material; else as sm_key_wrap: forgotten still */
+/** sm_key_unwrap - undo sm_key_forget. EPERM: other material; as sm_key_wrap: forgotten still */
 int sm_key_unwrap(const void *material, size_t n);
 
 #endif

@@ -97,7 +97,7 @@ unveil_pages(struct sm_hand *h)
 	return e;
 }
 
-/* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile has hidden nothing. */
+/* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile hid nothing. */
 static int
 veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 {

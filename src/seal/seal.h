@@ -78,7 +78,7 @@ bool sm_seal_was_shut(void);
 /** sm_seal_kept - in the child: the config that was packed with the rest; NULL: nothing is here */
 const struct sm_config *sm_seal_kept(void);
 
-/** sm_seal_revive - with that config in force: keys, heap and chunks. sm_heap_revived is to follow. */
+/** sm_seal_revive - with that config in force: keys, heap and chunks; sm_heap_revived follows */
 int sm_seal_revive(void);
 
 /** sm_seal_undo - keys and chunks are wiped again */

@@ -125,8 +125,8 @@ count_chunks(void)
 	return n;
 }
 
-/* Which chunks, and where their bytes go. One that another thread hands out just now may be missing:
- * nobody in the child can know it. */
+/* Which chunks, and where their bytes go. One that another thread hands out just now may be
+ * missing: nobody in the child can know it. */
 static int
 list_chunks(size_t *clear)
 {
@@ -304,7 +304,7 @@ sm_seal_undo(void)
 	undo(parcel.items);
 }
 
-/* Two keys of the parent's are one too many: what cannot be carried is lost, as it was tampered with. */
+/* Two keys of the parent's are one too many: what cannot be carried was tampered with, and lost. */
 static int
 own_key(void)
 {
