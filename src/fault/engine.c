@@ -10,7 +10,6 @@ enum {
 
 struct sm_engine sm_engine;
 
-
 /* -------------------------------------------------------------------- lock */
 
 void
@@ -102,6 +101,8 @@ sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *ke
 	m = message(s, i, frame_at(f), ad);
 	m.to = s->x + i * sm_engine.page_bytes;
 	sm_cipher_seal(key->state, &m);
+	if (sm_purged()) /* a key that is wiped has hidden nothing */
+		sm_wipe(m.to, sm_engine.page_bytes);
 	sm_wipe(frame_at(f), sm_engine.page_bytes);
 	s->page[i].state = SM_PAGE_SEALED;
 }
@@ -116,6 +117,8 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 
 	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
 	e = sm_cipher_open(key->state, &m);
+	if (sm_purged())
+		e = sm_state_refuse();
 	if (e)
 		sm_wipe(frame_at(f), sm_engine.page_bytes);
 	return e;
@@ -243,9 +246,9 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 		return e;
 	if (p->state == SM_PAGE_SEALED)
 		e = sm_engine_unseal(s, i, f, key);
-	if (e)
+	if (e == EBADMSG)
 		p->state = SM_PAGE_LOST;
-	else
+	if (e == 0)
 		e = place(s, i, f);
 	if (e) {
 		sm_wipe(frame_at(f), sm_engine.page_bytes);
@@ -286,15 +289,10 @@ obtain_tables(void)
 	size_t bytes = sm_round_up(owners + sm_engine.frames * sizeof(*sm_engine.free),
 		sm_engine.page_bytes);
 	void *at;
-	int e = sm_os_reserve(bytes, &at);
+	int e = sm_os_plain(bytes, &at);
 
 	if (e)
 		return e;
-	e = sm_os_commit(at, bytes);
-	if (e) {
-		sm_os_unreserve(at, bytes);
-		return e;
-	}
 	sm_engine.table_bytes = bytes;
 	sm_engine.owner = at;
 	sm_engine.free = (uint32_t *)(void *)((unsigned char *)at + owners);

@@ -20,22 +20,6 @@ table_bytes(size_t pages)
 	return sm_round_up(pages * sizeof(struct sm_page), sm_engine.page_bytes);
 }
 
-static int
-plain(size_t bytes, void *out)
-{
-	void *at;
-	int e = sm_os_reserve(bytes, &at);
-
-	if (e)
-		return e;
-	e = sm_os_commit(at, bytes);
-	if (e)
-		sm_os_unreserve(at, bytes);
-	else
-		memcpy(out, &at, sizeof(at));
-	return e;
-}
-
 static void
 let_span_go(struct sm_span *s)
 {
@@ -56,21 +40,20 @@ free_span(void)
 static int
 make_span(struct sm_span *s, unsigned char *u, size_t bytes)
 {
+	void *x, *page = NULL;
 	int e;
 
 	*s = (struct sm_span){ .pages = bytes / sm_engine.page_bytes };
-	e = plain(store_bytes(s->pages), &s->x);
+	e = sm_os_plain(store_bytes(s->pages), &x);
 	if (e)
 		return e;
-	e = plain(table_bytes(s->pages), &s->page);
+	s->x = x;
+	e = sm_os_plain(table_bytes(s->pages), &page);
+	s->page = e ? NULL : page;
 	if (e == 0 && sm_uffd_watch(sm_engine.fd, u, bytes))
 		e = sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
-	if (e) {
-		if (s->page)
-			sm_os_unreserve(s->page, table_bytes(s->pages));
-		sm_os_unreserve(s->x, store_bytes(s->pages));
-		*s = (struct sm_span){ 0 };
-	}
+	if (e)
+		let_span_go(s);
 	return e;
 }
 

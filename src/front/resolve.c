@@ -86,6 +86,8 @@ check_later(const struct secmalloc_config *c)
 		name = "SECMALLOC_FORK_KEEP in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
 		name = "SECMALLOC_HIDDEN in transparent mode";
+	else if (c->flags & SECMALLOC_TRANSPARENT && c->without & SECMALLOC_LOCKED)
+		name = "transparent mode without LOCKED";
 	if (name)
 		return sm_fail(ENOTSUP, "%s: not in version %s, leave it out", name,
 			SECMALLOC_VERSION);

@@ -38,8 +38,8 @@ target_of(const struct sm_walk *w, const struct sm_chunk *c)
 	return t;
 }
 
-/* Pages of its own may be without access: it is given, and where another thread, in the middle of
- * a call, might take it away again, the kernel does the writing. */
+/* Pages of its own may be without access: it is given, and where that fails, or another thread, in
+ * the middle of a call, might take it away again, the kernel does the writing. */
 SM_NO_TSAN static void
 destroy(const struct sm_chunk *c, struct target t)
 {
@@ -51,8 +51,9 @@ destroy(const struct sm_chunk *c, struct target t)
 		sm_purge_wipe(t.start, n);
 		return;
 	}
-	if (t.disputed || c->access != SECMALLOC_READWRITE)
-		sm_os_expose(first, sm_round_up((size_t)(t.end - first), page + 1));
+	if ((t.disputed || c->access != SECMALLOC_READWRITE) &&
+		!sm_os_expose(first, sm_round_up((size_t)(t.end - first), page + 1)))
+		t.disputed = true;
 	if (t.disputed)
 		sm_os_blank(t.start, n);
 	else

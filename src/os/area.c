@@ -180,6 +180,19 @@ sm_os_commit(void *base, size_t bytes)
 }
 
 int
+sm_os_plain(size_t bytes, void **out)
+{
+	int e = sm_os_reserve(bytes, out);
+
+	if (e)
+		return e;
+	e = sm_os_commit(*out, bytes);
+	if (e)
+		sm_os_unreserve(*out, bytes);
+	return e;
+}
+
+int
 sm_os_freeze(void *base, size_t bytes)
 {
 	return set_access(base, bytes, PROT_READ);

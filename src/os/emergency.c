@@ -7,10 +7,10 @@
 
 static const struct timespec DRAIN = { 0, 10000000 }; /* far longer than any store is on its way */
 
-void
+bool
 sm_os_expose(void *base, size_t bytes)
 {
-	(void)mprotect(base, bytes, PROT_READ | PROT_WRITE);
+	return mprotect(base, bytes, PROT_READ | PROT_WRITE) == 0;
 }
 
 /* The kernel stores, and answers EFAULT where this thread would die of a signal. */

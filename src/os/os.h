@@ -67,6 +67,9 @@ void sm_os_unreserve(void *base, size_t bytes);
 /** sm_os_commit - make a part of a reservation plain read-write memory: for records, no secrets */
 int sm_os_commit(void *base, size_t bytes);
 
+/** sm_os_plain - both at once: plain memory of its own. ENOMEM. sm_os_unreserve gives it back. */
+int sm_os_plain(size_t bytes, void **out);
+
 /** sm_os_freeze - make pages read-only */
 int sm_os_freeze(void *base, size_t bytes);
 
@@ -92,8 +95,8 @@ int sm_os_guard(void *base, size_t bytes);
 /** sm_os_access - allow access to pages again. ENOMEM: vm.max_map_count. */
 int sm_os_access(void *base, size_t bytes, enum secmalloc_access access);
 
-/** sm_os_expose - allow access to pages, without a word where it fails; async-signal-safe */
-void sm_os_expose(void *base, size_t bytes);
+/** sm_os_expose - allow access to pages; false, without a word, where it fails; async-signal-safe */
+bool sm_os_expose(void *base, size_t bytes);
 
 /** sm_os_blank - zero bytes as far as they can be accessed, or where /dev/zero is not there make
  * them random; async-signal-safe */

@@ -82,19 +82,6 @@ sm_seal_purge(void)
 /* ------------------------------------------------------------------ parent */
 
 static int
-obtain_plain(size_t bytes, void **at)
-{
-	int e = sm_os_reserve(bytes, at);
-
-	if (e)
-		return e;
-	e = sm_os_commit(*at, bytes);
-	if (e)
-		sm_os_unreserve(*at, bytes);
-	return e;
-}
-
-static int
 obtain_secret(size_t bytes)
 {
 	const struct sm_config *c = sm_config();
@@ -134,7 +121,7 @@ list_chunks(size_t *clear)
 	struct sm_walk w = { 0 };
 	struct sm_chunk *c;
 	void *at;
-	int e = obtain_plain(sm_round_up(most * sizeof(struct item), page), &at);
+	int e = sm_os_plain(sm_round_up(most * sizeof(struct item), page), &at);
 
 	if (e)
 		return e;
@@ -147,7 +134,7 @@ list_chunks(size_t *clear)
 		*end += sm_round_up(c->size, ALIGN);
 	}
 	parcel.sealed_bytes = sm_round_up(parcel.sealed_bytes + 1, page);
-	e = obtain_plain(parcel.sealed_bytes, &at);
+	e = sm_os_plain(parcel.sealed_bytes, &at);
 	if (e)
 		parcel.sealed_bytes = 0;
 	else
