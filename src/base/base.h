@@ -300,6 +300,18 @@ void sm_purge_forget(void);
 /** sm_state_forget - in a forked child: nothing runs */
 void sm_state_forget(void);
 
+/* -------------------------------------------------------------------- host */
+
+/** What the program around the library is, where that matters: set before start by an outbuilding
+ * that has the objects in it. All zero in the library itself. */
+struct sm_host {
+	bool unaware; /* the program knows nothing: even the C library's own data is in the heap */
+	/* Handed in at start by front: make this system call in threads that the C library does
+	 * not know too; 0 or an errno value. NULL: there are none. */
+	int (*_Atomic everywhere)(long number, const long args[6]);
+};
+extern struct sm_host sm_host;
+
 /* --------------------------------------------------------------- counters */
 
 /** What stats reports; each is changed by relaxed atomics. */

@@ -1,0 +1,3 @@
+#include "base/base.h"
+
+struct sm_host sm_host;
