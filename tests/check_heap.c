@@ -441,6 +441,31 @@ START_TEST(slots_come_in_an_order_that_differs_from_start_to_start)
 }
 END_TEST
 
+/* Each slab costs a guard, and vm.max_map_count bounds those. */
+START_TEST(of_a_class_that_has_many_slabs_are_longer_but_no_slot_is_lost)
+{
+	static const size_t sizes[] = { 16, 700, 4096, SM_PACKED_MOST_BYTES };
+	size_t size = sizes[_i], least = SIZE_MAX, most = 0;
+	const struct sm_class *k = &sm_classes[sm_class_of(size)];
+
+	start(20000, 1, 1);
+	for (size_t bytes = 0; bytes < 40 * k->pages * PAGE; bytes += size) {
+		unsigned char *p = secmalloc(size);
+		struct spot s;
+
+		EACH(p != NULL);
+		s = spot_of(p);
+		EACH(s.run.pages * PAGE <= (SM_SLOTS_MOST + 1) * (size_t)k->stride + PAGE);
+		EACH(s.r->slabs[s.first].slots == (s.run.pages * PAGE - SM_CANARY_BYTES) / k->stride);
+		least = s.run.pages < least ? s.run.pages : least;
+		most = s.run.pages > most ? s.run.pages : most;
+	}
+	ck_assert_uint_eq(least, k->pages);
+	ck_assert_uint_eq(most,
+		sm_min_size(4 * k->pages, SM_SLOTS_MOST * (size_t)k->stride / PAGE));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -467,5 +492,6 @@ main(void)
 	tc = add_case(s, "slots", 0);
 	tcase_add_test(tc, a_place_is_handed_out_zero_up_to_its_end);
 	tcase_add_test(tc, slots_come_in_an_order_that_differs_from_start_to_start);
+	tcase_add_loop_test(tc, of_a_class_that_has_many_slabs_are_longer_but_no_slot_is_lost, 0, 4);
 	return run_rooms(s);
 }

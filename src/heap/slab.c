@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { SLAB_PAGES = 4, SLABS_IN_POOL = 16 };
+enum { SLAB_PAGES = 4, SLABS_IN_POOL = 16, MANY_SLABS = 16, GROWTH = 4 };
 
 struct sm_class sm_classes[SM_CLASSES];
 unsigned sm_page_shift;
@@ -79,14 +79,25 @@ sm_slab_unlink(struct sm_bin *b, struct sm_slab *s)
 	s->next = s->prev = NULL;
 }
 
+/* Of a class that has many, slabs are longer: each costs a guard, of which a process has few. */
+static size_t
+usual_pages(const struct sm_bin *b, const struct sm_class *k)
+{
+	size_t page = sm_os_page_bytes(), most = SM_SLOTS_MOST * (size_t)k->stride / page;
+	size_t many = MANY_SLABS * page * k->pages;
+
+	return b->locked_bytes < many ? k->pages
+				      : sm_min_size(GROWTH * k->pages, most > k->pages ? most : k->pages);
+}
+
 /* In a small pool slabs are smaller too, so that several classes find room. */
 static size_t
-wanted_pages(const struct sm_class *k)
+wanted_pages(const struct sm_bin *b, const struct sm_class *k)
 {
 	const struct sm_config *c = sm_config();
-	size_t share = c->pool_bytes / c->page_bytes / SLABS_IN_POOL;
+	size_t share = c->pool_bytes / c->page_bytes / SLABS_IN_POOL, usual = usual_pages(b, k);
 
-	return share > k->pages ? k->pages : share > k->least ? share : k->least;
+	return share > usual ? usual : share > k->least ? share : k->least;
 }
 
 int
@@ -96,7 +107,7 @@ sm_slab_new(struct sm_bin *b, unsigned class, unsigned arena, enum sm_reach reac
 	struct sm_run kind = { .kind = SM_KIND_SLAB, .class = class };
 	struct sm_place at;
 	struct sm_slab *s;
-	int e = sm_run_get(wanted_pages(k), k->least, kind, reach, &at);
+	int e = sm_run_get(wanted_pages(b, k), k->least, kind, reach, &at);
 
 	if (e)
 		return e;
