@@ -259,7 +259,7 @@ START_TEST(the_published_vector_gives_the_published_bytes_and_those_of_the_combi
 		NULL
 	}; /* no test can name what libsodium 1.0.18 has not */
 	struct sm_raw r = { got, got, a->text_bytes, got + a->text_bytes, a->nonce, a->ad,
-		a->ad_bytes };
+		a->ad_bytes, 0 };
 	unsigned long long n = 0;
 
 	if (!a->available())

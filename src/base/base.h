@@ -49,10 +49,15 @@ sm_wipe(void *p, size_t n)
  *
  * Clears SM_TRACE_BYTES of stack below its caller's frame, less the few at the top that its own
  * frame covers: so the primitive is called through a function whose frame has SM_GAP.
- * Cost: about 40 ns.
+ * Cost: about 20 ns.
  */
 #define SM_TRACE_BYTES 2048u
 void sm_wipe_traces(void);
+
+/** sm_wipe_traces_of - the same, of so many bytes of stack */
+void sm_wipe_traces_of(size_t bytes);
+
+#define SM_WALK_TRACE_BYTES 12288u /* of what a walk over chunks has called */
 
 /** SM_GAP - in a function marked SM_NOINLINE: a frame that keeps its callees' stack lower down */
 #define SM_GAP unsigned char sm_gap[256]

@@ -64,6 +64,13 @@ wipe_vectors(void)
 #endif
 
 void
+sm_wipe_traces_of(size_t bytes)
+{
+	sodium_stackzero(bytes);
+	wipe_vectors();
+}
+
+void
 sm_wipe_traces(void)
 {
 	sodium_stackzero(SM_TRACE_BYTES);

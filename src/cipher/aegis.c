@@ -2,6 +2,8 @@
 
 #include <sodium.h>
 
+enum { TRACE_BYTES = 1024 };
+
 _Static_assert(crypto_aead_aegis256_KEYBYTES == SM_KEY_BYTES, "one key of ours is one of these");
 _Static_assert(crypto_aead_aegis128l_KEYBYTES <= SM_KEY_BYTES, "and more than one of AEGIS-128L");
 _Static_assert(crypto_aead_aegis256_ABYTES == SM_TAG_MOST_BYTES &&
@@ -88,6 +90,7 @@ const struct sm_aead sm_aead_aegis256 = {
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag_256),
+	.trace_bytes = TRACE_BYTES,
 };
 
 /* ------------------------------------------------------------ AEGIS-128L */
@@ -135,4 +138,5 @@ const struct sm_aead sm_aead_aegis128l = {
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag_128l),
+	.trace_bytes = TRACE_BYTES,
 };

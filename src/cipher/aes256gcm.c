@@ -72,4 +72,5 @@ const struct sm_aead sm_aead_aes256gcm = {
 	.text_bytes = sizeof(kat_text),
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag),
+	.trace_bytes = SM_TRACE_BYTES,
 };

@@ -41,6 +41,13 @@ deep_seal(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 	SM_GAP_CLOSE();
 }
 
+static inline void
+wipe_traces(const struct sm_raw *r)
+{
+	if (r->trace_bytes)
+		sm_wipe_traces_of(r->trace_bytes);
+}
+
 static SM_NOINLINE int
 open_long(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
@@ -48,7 +55,7 @@ open_long(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 
 	if (e == 0)
 		e = deep_open(a, state, r, true);
-	sm_wipe_traces();
+	wipe_traces(r);
 	return e ? EBADMSG : 0;
 }
 
@@ -61,7 +68,7 @@ open_aside(const struct sm_aead *a, const void *state, const struct sm_raw *r, u
 	if (r->n)
 		memcpy(to, r->bytes, r->n);
 	e = deep_open(a, state, r, true);
-	sm_wipe_traces();
+	wipe_traces(r);
 	if (e && r->n)
 		memcpy(r->bytes, to, r->n);
 	return e ? EBADMSG : 0;
@@ -95,7 +102,8 @@ self_test(const struct sm_aead *a)
 {
 	_Alignas(64) unsigned char state[SM_CIPHER_STATE_BYTES];
 	unsigned char text[KAT_TEXT_BYTES], tag[SM_TAG_MOST_BYTES];
-	struct sm_raw r = { text, text, a->text_bytes, tag, a->nonce, a->ad, a->ad_bytes };
+	struct sm_raw r = { text, text, a->text_bytes, tag, a->nonce, a->ad, a->ad_bytes,
+		SM_TRACE_BYTES };
 	int e = EIO;
 
 	sm_assert(a->text_bytes <= sizeof(text) && a->tag_bytes <= sizeof(tag));
@@ -173,13 +181,21 @@ struct whole {
 	unsigned char nonce[SM_NONCE_BYTES], tag[SM_TAG_MOST_BYTES];
 };
 
+static inline size_t
+trace_bytes(enum sm_traces t)
+{
+	if (t == SM_TRACES_STAY)
+		return 0;
+	return t == SM_TRACES_OWN ? chosen->trace_bytes : SM_TRACE_BYTES;
+}
+
 static struct sm_raw
 raw(const struct sm_message *m, struct whole *w)
 {
 	memset(w->nonce, 0, sizeof(w->nonce));
 	memcpy(w->nonce, &m->nonce, sizeof(m->nonce));
 	return (struct sm_raw){ m->bytes, m->to ? m->to : m->bytes, m->n, w->tag, w->nonce, m->ad,
-		m->ad_bytes };
+		m->ad_bytes, trace_bytes(m->traces) };
 }
 
 void
@@ -192,7 +208,7 @@ sm_cipher_seal(const void *state, const struct sm_message *m)
 	memcpy(m->tag, w.tag, SM_TAG_BYTES);
 	if (chosen->tag_bytes > SM_TAG_BYTES)
 		memcpy(m->tag_rest, w.tag + SM_TAG_BYTES, SM_TAG_REST_BYTES);
-	sm_wipe_traces();
+	wipe_traces(&r);
 }
 
 int

@@ -15,6 +15,13 @@
 #define SM_TAG_MOST_BYTES (SM_TAG_BYTES + SM_TAG_REST_BYTES)
 #define SM_CIPHER_STATE_BYTES 512u /* the largest expanded key: crypto_aead_aes256gcm_state */
 
+/** What an operation leaves on the stack and in registers, and who wipes it. */
+enum sm_traces {
+	SM_TRACES_LENT = 0, /* wiped, and what expanding the key left behind */
+	SM_TRACES_OWN,	    /* wiped: the key was expanded long ago */
+	SM_TRACES_STAY	    /* by the caller, by sm_wipe_traces_of(SM_WALK_TRACE_BYTES) */
+};
+
 /** One message: encrypted or decrypted in place. */
 struct sm_message {
 	unsigned char *bytes;
@@ -25,6 +32,7 @@ struct sm_message {
 	const void *ad; /* associated data: authenticated, not stored */
 	size_t ad_bytes;
 	unsigned char *tag_rest; /* SM_TAG_REST_BYTES; used where sm_cipher_tag_bytes needs it */
+	enum sm_traces traces;
 };
 
 /**
@@ -51,11 +59,11 @@ size_t sm_cipher_limit(void);
  */
 void sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES]);
 
-/** sm_cipher_seal - encrypt in place and write the tag; leaves no trace on the stack */
+/** sm_cipher_seal - encrypt in place and write the tag; leaves no trace but as `traces` has it */
 void sm_cipher_seal(const void *state, const struct sm_message *m);
 
 /**
- * sm_cipher_open - verify and decrypt in place; leaves no trace on the stack
+ * sm_cipher_open - verify and decrypt in place; leaves no trace but as `traces` has it
  *
  * Returns: 0; EBADMSG: forged, every byte is as it was and no plaintext was written.
  */

@@ -15,6 +15,7 @@ struct sm_raw {
 	const unsigned char *nonce;
 	const void *ad;
 	size_t ad_bytes;
+	size_t trace_bytes; /* of stack to be wiped afterwards; 0: the caller does it */
 };
 
 struct sm_aead {
@@ -30,6 +31,7 @@ struct sm_aead {
 	/* a published vector: key, nonce, text and associated data, and the tag they give */
 	const unsigned char *key, *nonce, *text, *ad, *tag;
 	size_t text_bytes, ad_bytes, tag_bytes;
+	size_t trace_bytes; /* how deep seal and open leave anything worth wiping */
 };
 
 extern const struct sm_aead sm_aead_xchacha20poly1305, sm_aead_aes256gcm;

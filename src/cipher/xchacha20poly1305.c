@@ -65,4 +65,5 @@ const struct sm_aead sm_aead_xchacha20poly1305 = {
 	.text_bytes = sizeof(kat_text) - 1,
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag),
+	.trace_bytes = SM_TRACE_BYTES,
 };

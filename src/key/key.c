@@ -226,10 +226,12 @@ sm_key_lend(struct sm_loan *l, uint32_t epoch)
 	if (sm_config()->key_resident) { /* no slot, and so no lock: see sm_key_forget */
 		index = index_of(epoch);
 		l->slot = SM_SLOTS;
+		l->traces = SM_TRACES_OWN;
 		l->epoch = atomic_load_explicit(&sm_keys.epoch[index], memory_order_relaxed);
 		l->state = sm_keys.slots->shared[index].state;
 	} else {
 		l->slot = slot_of_thread();
+		l->traces = SM_TRACES_LENT;
 		sm_lock_take(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
 		make_whole(l, epoch);
 	}
@@ -265,10 +267,11 @@ shared_loan(unsigned index)
 	uint32_t epoch = atomic_load(&sm_keys.epoch[index]);
 
 	if (epoch == 0)
-		return (struct sm_loan){ NULL, 0, SM_SLOTS };
+		return (struct sm_loan){ NULL, 0, SM_SLOTS, SM_TRACES_STAY };
 	if (!sm_config()->key_resident)
 		sm_key_expand(&sm_keys.slots->shared[index], index);
-	return (struct sm_loan){ sm_keys.slots->shared[index].state, epoch, SM_SLOTS };
+	return (struct sm_loan){ sm_keys.slots->shared[index].state, epoch, SM_SLOTS,
+		SM_TRACES_STAY };
 }
 
 int
@@ -294,6 +297,7 @@ sm_key_return_all(struct sm_loans *l)
 	if (!sm_config()->key_resident)
 		sm_wipe(sm_keys.slots->shared, sizeof(sm_keys.slots->shared));
 	*l = (struct sm_loans){ { 0 }, { 0 } };
+	sm_wipe_traces_of(SM_WALK_TRACE_BYTES);
 }
 
 uint64_t

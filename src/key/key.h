@@ -20,6 +20,7 @@ struct sm_loan {
 	const void *state; /* expanded, for sm_cipher_seal and _open; NULL: none */
 	uint32_t epoch;	   /* of this key */
 	unsigned slot;
+	unsigned char traces; /* enum sm_traces, for sm_message */
 };
 
 /** Both keys there may be, lent for many operations. */

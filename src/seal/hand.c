@@ -65,10 +65,8 @@ destroy(struct sm_hand *h)
 }
 
 static void
-wipe_tag(struct sm_chunk *c)
+wipe_tag(struct sm_chunk *c, unsigned char *rest)
 {
-	unsigned char *rest = sm_heap_tag_rest(c);
-
 	sm_wipe(c->tag, sizeof(c->tag));
 	if (rest)
 		sm_wipe(rest, SM_TAG_REST_BYTES);
@@ -103,7 +101,8 @@ veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 {
 	struct sm_chunk *c = h->c;
 	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .to = to,
-		.tag_rest = sm_heap_tag_rest(c), .ad_bytes = sizeof(struct bound) };
+		.tag_rest = sm_heap_tag_rest(c), .ad_bytes = sizeof(struct bound),
+		.traces = key ? key->traces : SM_TRACES_LENT };
 	struct bound ad;
 
 	sm_check(c->veil == SM_VEIL_CLEAR);
@@ -129,7 +128,8 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 	struct sm_chunk *c = h->c;
 	struct bound ad = bind(h);
 	struct sm_message m = { .bytes = h->ptr, .n = c->size, .tag = c->tag, .nonce = c->nonce,
-		.tag_rest = sm_heap_tag_rest(c), .ad = &ad, .ad_bytes = sizeof(ad) };
+		.tag_rest = sm_heap_tag_rest(c), .ad = &ad, .ad_bytes = sizeof(ad),
+		.traces = key->traces };
 	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
@@ -152,7 +152,7 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 		return e;
 	}
 	c->veil = SM_VEIL_CLEAR;
-	wipe_tag(c);
+	wipe_tag(c, m.tag_rest);
 	return 0;
 }
 
@@ -198,7 +198,7 @@ void
 sm_hand_forget(struct sm_hand *h)
 {
 	h->c->veil = SM_VEIL_CLEAR;
-	wipe_tag(h->c);
+	wipe_tag(h->c, sm_heap_tag_rest(h->c));
 	sm_count_add(&sm_count.dropped, 1);
 	count_opened(h->c);
 }
@@ -241,7 +241,7 @@ static int
 turn(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
 {
 	uint32_t epoch = to == SM_VEIL_SEALED ? 0 : h->c->epoch;
-	struct sm_loan key = { NULL, 0, 0 };
+	struct sm_loan key = { 0 };
 	int e = 0;
 
 	if (sm_seal_pager)

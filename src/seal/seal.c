@@ -274,7 +274,7 @@ resize_clear(struct sm_hand *h, size_t size, struct sm_hand *now)
 static int
 resize_sealed(struct sm_hand *h, size_t size, struct sm_hand *now)
 {
-	struct sm_loan key = { NULL, 0, 0 };
+	struct sm_loan key = { 0 };
 	int e = sm_seal_pager ? 0 : sm_key_lend(&key, h->c->epoch), closed;
 
 	if (e)
