@@ -300,6 +300,30 @@ sm_key_return_all(struct sm_loans *l)
 	sm_wipe_traces_of(SM_WALK_TRACE_BYTES);
 }
 
+int
+sm_key_lend_beside(struct sm_loan *l, uint32_t epoch)
+{
+	int e;
+
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	*l = shared_loan(index_of(epoch));
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	if (!is_gone() && l->epoch == epoch)
+		return 0;
+	e = is_gone() ? sm_state_refuse() : EINVAL;
+	sm_key_return_beside(l);
+	sm_wipe_traces();
+	return e;
+}
+
+void
+sm_key_return_beside(struct sm_loan *l)
+{
+	if (l->state && !sm_config()->key_resident)
+		sm_wipe((void *)(uintptr_t)l->state, sizeof(struct sm_slot));
+	l->state = NULL;
+}
+
 uint64_t
 sm_key_nonce(void)
 {

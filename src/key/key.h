@@ -81,6 +81,13 @@ void sm_key_return(struct sm_loan *l);
 int sm_key_lend_all(struct sm_loans *l);
 void sm_key_return_all(struct sm_loans *l);
 
+/**
+ * sm_key_lend_beside - the other key, while one in force is lent too; one caller at a time, and none
+ * of sm_key_lend_all. As sm_key_lend; EINVAL: there is no key of that epoch.
+ */
+int sm_key_lend_beside(struct sm_loan *l, uint32_t epoch);
+void sm_key_return_beside(struct sm_loan *l);
+
 /** sm_key_nonce - a number never given out before in this process */
 uint64_t sm_key_nonce(void);
 
