@@ -169,6 +169,51 @@ START_TEST(no_key_meets_a_nonce_twice_over_rekeys_children_and_restarts)
 }
 END_TEST
 
+/** touch - in transparent mode it is touching that closes pages, others' too */
+static void
+touch(unsigned char *chunks[], size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		chunks[i][i] ^= 1;
+	MUST(secmalloc_encrypt_all() == 0);
+}
+
+START_TEST(nor_where_pages_are_sealed_and_children_keep_them)
+{
+	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+	unsigned char *chunks[CHUNKS];
+
+	c.cipher = SECMALLOC_CIPHER_XCHACHA20POLY1305;
+	c.fork = SECMALLOC_FORK_KEEP;
+	c.flags = SECMALLOC_TRANSPARENT | (_i & 2 ? SECMALLOC_KEY_RESIDENT : 0);
+	c.clear_limit = 32 * 4096;
+	c.pool_size = 4 << 20;
+	c.key_provider = _i & 1 ? always_the_same : NULL;
+	if (secmalloc_init(&c)) {
+		ck_assert_int_eq(errno, ENOTSUP);
+		return;
+	}
+	for (size_t i = 0; i < CHUNKS; i++)
+		MUST((chunks[i] = secmalloc(3000)) != NULL);
+	for (unsigned i = 0; i < 5; i++) {
+		touch(chunks, CHUNKS);
+		if (fork() == 0) {
+			touch(chunks, CHUNKS / 2);
+			if (fork() == 0) {
+				touch(chunks, CHUNKS);
+				_exit(0);
+			}
+			touch(chunks, CHUNKS);
+			wait_for_child();
+			_exit(0);
+		}
+		touch(chunks, CHUNKS);
+		wait_for_child();
+	}
+	assert_never_twice(5 * 4 * CHUNKS / 2);
+}
+END_TEST
+
 START_TEST(two_processes_with_one_provider_have_no_key_in_common)
 {
 	for (unsigned i = 0; i < 2; i++)
@@ -279,6 +324,7 @@ main(void)
 	tcase_add_checked_fixture(tc, setup, NULL);
 	suite_add_tcase(s, tc);
 	tcase_add_loop_test(tc, no_key_meets_a_nonce_twice_over_rekeys_children_and_restarts, 0, 8);
+	tcase_add_loop_test(tc, nor_where_pages_are_sealed_and_children_keep_them, 0, 4);
 	tcase_add_test(tc, two_processes_with_one_provider_have_no_key_in_common);
 	tcase_add_loop_test(tc,
 		an_operation_or_a_batch_hashes_the_prekey_once_and_a_resident_key_never, 0, 2);

@@ -28,8 +28,17 @@ sm_engine_let_go(void)
 	atomic_fetch_add_explicit(&sm_engine.serving, 1, memory_order_release);
 }
 
+/* Under the lock. */
+static bool
+is_barred(int thread)
+{
+	int forker = atomic_load(&sm_engine.forker);
+
+	return forker && forker != thread;
+}
+
 int
-sm_engine_begin(struct sm_work *w)
+sm_engine_begin_for(int thread, struct sm_work *w)
 {
 	int e;
 
@@ -38,7 +47,13 @@ sm_engine_begin(struct sm_work *w)
 	e = sm_key_lend(&w->key, 0);
 	if (e == 0) {
 		sm_engine_take();
-		return 0;
+		if (!is_barred(thread))
+			return 0;
+		atomic_store(&sm_engine.put_off, true);
+		sm_engine_let_go();
+		sm_key_return(&w->key);
+		sm_wipe_traces(); /* as no cipher call will */
+		e = EINPROGRESS;
 	}
 	sm_locks_unshelve(&w->shelf);
 	sm_server_unmask(&w->mask);
@@ -113,10 +128,18 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, s->page[i].epoch };
 	struct sm_message m = message(s, i, frame_at(f), ad);
-	int e;
+	struct sm_loan other = { NULL, 0, 0 };
+	int e = 0;
 
+	if (s->page[i].epoch != key->epoch) { /* sealed before a fork, or a rekey */
+		e = sm_key_lend_beside(&other, s->page[i].epoch);
+		key = &other;
+	}
+	if (e)
+		return e == EINVAL ? EBADMSG : e;
 	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
 	e = sm_cipher_open(key->state, &m);
+	sm_key_return_beside(&other);
 	if (sm_purged())
 		e = sm_state_refuse();
 	if (e)
@@ -246,6 +269,8 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 		return e;
 	if (p->state == SM_PAGE_SEALED)
 		e = sm_engine_unseal(s, i, f, key);
+	else
+		p->epoch = 0; /* nothing is in X */
 	if (e == EBADMSG)
 		p->state = SM_PAGE_LOST;
 	if (e == 0)
@@ -282,6 +307,14 @@ obtain_frames(size_t bytes)
 	return e;
 }
 
+static void
+fill_frames(void)
+{
+	sm_engine.nfree = 0;
+	for (size_t f = sm_engine.frames; f > 0; f--)
+		sm_engine.free[sm_engine.nfree++] = (uint32_t)(f - 1);
+}
+
 static int
 obtain_tables(void)
 {
@@ -296,9 +329,16 @@ obtain_tables(void)
 	sm_engine.table_bytes = bytes;
 	sm_engine.owner = at;
 	sm_engine.free = (uint32_t *)(void *)((unsigned char *)at + owners);
-	for (size_t f = sm_engine.frames; f > 0; f--)
-		sm_engine.free[sm_engine.nfree++] = (uint32_t)(f - 1);
+	fill_frames();
 	return 0;
+}
+
+static int
+watch_frames(void)
+{
+	int e = sm_uffd_watch(sm_engine.fd, sm_engine.p.base, sm_engine.p.bytes);
+
+	return e ? sm_fail(ENOTSUP, "userfaultfd refused to watch pages (%d)", e) : 0;
 }
 
 int
@@ -313,14 +353,32 @@ sm_engine_start(int fd)
 	if (e)
 		return e;
 	e = obtain_tables();
-	if (e == 0) {
-		e = sm_uffd_watch(fd, sm_engine.p.base, sm_engine.p.bytes);
-		if (e)
-			e = sm_fail(ENOTSUP, "userfaultfd refused to watch pages (%d)", e);
-	}
+	if (e == 0)
+		e = watch_frames();
 	if (e)
 		sm_engine_stop();
 	return e;
+}
+
+int
+sm_engine_revive(int fd)
+{
+	size_t bytes = sm_engine.p.bytes;
+	int e;
+
+	if (!sm_engine.p.absent) /* else there is a hole, or by now another's page */
+		sm_os_unreserve(sm_engine.p_reserved, bytes);
+	sm_engine.p = (struct sm_area){ 0 };
+	sm_engine.fd = fd;
+	atomic_store(&sm_engine.next, 0);
+	atomic_store(&sm_engine.serving, 0);
+	atomic_store(&sm_engine.forker, 0);
+	atomic_store(&sm_engine.put_off, false);
+	atomic_store(&sm_engine.clear, 0);
+	memset(sm_engine.owner, 0, sm_engine.frames * sizeof(*sm_engine.owner));
+	fill_frames();
+	e = obtain_frames(bytes);
+	return e ? e : watch_frames();
 }
 
 /* Every page is in P again. */
@@ -329,12 +387,12 @@ sm_engine_stop(void)
 {
 	size_t bytes = sm_engine.p.bytes;
 
-	if (!sm_engine.p.base)
-		return;
-	sm_uffd_unwatch(sm_engine.fd, sm_engine.p.base, bytes);
-	sm_wipe(sm_engine.p.base, bytes);
-	sm_os_release(&sm_engine.p);
-	sm_os_unreserve(sm_engine.p_reserved, bytes);
+	if (sm_engine.p.base) {
+		sm_uffd_unwatch(sm_engine.fd, sm_engine.p.base, bytes);
+		sm_wipe(sm_engine.p.base, bytes);
+		sm_os_release(&sm_engine.p);
+		sm_os_unreserve(sm_engine.p_reserved, bytes);
+	}
 	sm_os_unreserve(sm_engine.owner, sm_engine.table_bytes);
 	sm_engine = (struct sm_engine){ .fd = -1 };
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static enum sm_mode mode;
+enum sm_mode sm_fault_by;
 
 /* ------------------------------------------------------------------- spans */
 
@@ -20,8 +20,8 @@ table_bytes(size_t pages)
 	return sm_round_up(pages * sizeof(struct sm_page), sm_engine.page_bytes);
 }
 
-static void
-let_span_go(struct sm_span *s)
+void
+sm_span_let_go(struct sm_span *s)
 {
 	sm_os_unreserve(s->page, table_bytes(s->pages));
 	sm_os_unreserve(s->x, store_bytes(s->pages));
@@ -53,7 +53,7 @@ make_span(struct sm_span *s, unsigned char *u, size_t bytes)
 	if (e == 0 && sm_uffd_watch(sm_engine.fd, u, bytes))
 		e = sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
 	if (e)
-		let_span_go(s);
+		sm_span_let_go(s);
 	return e;
 }
 
@@ -82,7 +82,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 	if (s)
 		return 0;
 	sm_uffd_unwatch(sm_engine.fd, base, bytes);
-	let_span_go(&made);
+	sm_span_let_go(&made);
 	return sm_fail(ENOMEM, "%d pools are all that transparent mode watches: raise pool_size",
 		(int)SM_SPANS_MOST);
 }
@@ -110,7 +110,7 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	sm_uffd_unwatch(sm_engine.fd, base, bytes);
 	if (gone.locked)
 		sm_uffd_unlock(base, bytes);
-	let_span_go(&gone);
+	sm_span_let_go(&gone);
 }
 
 void
@@ -144,22 +144,22 @@ sm_fault_start(void)
 
 	for (size_t i = 0; fd < 0 && i < sizeof(modes) / sizeof(*modes); i++) {
 		fd = sm_uffd_open(modes[i]);
-		mode = modes[i];
+		sm_fault_by = modes[i];
 	}
 	if (fd < 0) {
-		mode = SM_MODE_NONE;
+		sm_fault_by = SM_MODE_NONE;
 		return sm_fail(ENOTSUP, "transparent mode needs userfaultfd with UFFDIO_MOVE: Linux 6.8, "
 					"and no filter that forbids it");
 	}
 	e = sm_engine_start(fd);
 	if (e == 0) {
-		e = sm_server_start(mode, fd);
+		e = sm_server_start(sm_fault_by, fd);
 		if (e)
 			sm_engine_stop();
 	}
 	if (e) {
 		close(fd);
-		mode = SM_MODE_NONE;
+		sm_fault_by = SM_MODE_NONE;
 	}
 	return e;
 }
@@ -169,32 +169,32 @@ sm_fault_stop(void)
 {
 	int fd = sm_engine.fd;
 
-	if (mode == SM_MODE_NONE)
+	if (sm_fault_by == SM_MODE_NONE)
 		return;
 	sm_server_stop();
 	sm_engine_stop();
 	close(fd);
-	mode = SM_MODE_NONE;
+	sm_fault_by = SM_MODE_NONE;
 }
 
 /* P and the tables are ordinary or wiped here; the descriptor watches the parent. */
 void
 sm_fault_orphan(void)
 {
-	if (mode == SM_MODE_NONE)
+	if (sm_fault_by == SM_MODE_NONE)
 		return;
 	sm_server_forget();
 	close(sm_engine.fd);
 	if (sm_engine.p.base)
 		sm_os_cover(sm_engine.p.base, sm_engine.p.bytes, sm_engine.p.absent);
 	sm_engine = (struct sm_engine){ .fd = -1 };
-	mode = SM_MODE_NONE;
+	sm_fault_by = SM_MODE_NONE;
 }
 
 unsigned
 sm_fault_mode(void)
 {
-	return mode;
+	return sm_fault_by;
 }
 
 uint64_t
@@ -231,11 +231,15 @@ serve_without_key(void *at, int e)
 static int
 serve_once(void *at)
 {
+	bool by_thread = sm_fault_by == SM_MODE_THREAD;
+	int forks = atomic_load(&sm_engine.forker);
 	struct sm_work w;
 	struct sm_span *s;
 	size_t i;
-	int e = sm_engine_begin(&w);
+	int e = sm_engine_begin_for(!forks ? 0 : by_thread ? sm_uffd_teller() : sm_uffd_self(), &w);
 
+	if (e == EINPROGRESS)
+		return e;
 	if (e)
 		return serve_without_key(at, e) ? 0 : EAGAIN;
 	s = sm_engine_span(at);
@@ -258,6 +262,8 @@ sm_engine_serve(void *at)
 	while ((e = serve_once(at)) != 0) {
 		if (e == EBADMSG)
 			sm_die(SECMALLOC_FAULT_TAMPERED, at);
+		if (e == EINPROGRESS && sm_fault_by == SM_MODE_THREAD)
+			return true; /* sm_fault_resume wakes it */
 		sm_rest(&turn);
 	}
 	atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);

@@ -65,6 +65,31 @@ int sm_fault_open(void *ptr, size_t n);
 int sm_fault_hold(void *ptr, size_t n);
 void sm_fault_release(void *ptr, size_t n);
 
+/**
+ * sm_fault_pause, sm_fault_resume - around a fork, in the thread that forks and keeps all else still
+ *
+ * In between all pages are in the store, sealed with the key in force, where a child has them, and
+ * whoever else touches one waits. Returns: as sm_key_lend; ENOMEM: too many pages stay clear.
+ */
+int sm_fault_pause(void);
+void sm_fault_resume(void);
+
+/**
+ * sm_fault_revive, sm_fault_again, sm_fault_serve - in the child of such a fork
+ *
+ * In this order: a descriptor and frames of its own; each pool, whose pages are gone; somebody who
+ * serves. Returns: 0; ENOMEM, EPERM, ENOTSUP, EAGAIN: then sm_fault_undo follows.
+ */
+int sm_fault_revive(void);
+int sm_fault_again(unsigned char *base, size_t bytes);
+int sm_fault_serve(void);
+
+/** sm_fault_undo - in the child: nothing of it is here */
+void sm_fault_undo(void);
+
+/** sm_fault_watches - this address is in a pool of ours */
+bool sm_fault_watches(const void *at);
+
 /** sm_fault_close_all - every page that is not held. As sm_key_lend. */
 int sm_fault_close_all(void);
 

@@ -32,6 +32,9 @@ struct sm_span {
 	bool locked; /* U as a whole, as far as pages are there */
 };
 
+/** sm_span_let_go - nothing of what belongs to U is left, U is */
+void sm_span_let_go(struct sm_span *s);
+
 /* ------------------------------------------------------------------ kernel */
 
 /** sm_uffd_open - a descriptor that serves U in this mode, or -1. The best there is comes first. */
@@ -45,6 +48,11 @@ int sm_uffd_move(int fd, void *to, void *from);
 int sm_uffd_fill(int fd, void *to);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
+/** sm_uffd_wake_all - the same for all who wait in these */
+void sm_uffd_wake_all(int fd, void *base, size_t bytes);
+/** sm_uffd_self - this thread's number; sm_uffd_teller - of whom sm_uffd_next has told last */
+int sm_uffd_self(void);
+int sm_uffd_teller(void);
 /** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor at `stop` can be read */
 void *sm_uffd_next(int fd, int stop);
 
@@ -66,6 +74,8 @@ enum { SM_SPANS_MOST = 1024 };
 struct sm_engine {
 	_Atomic uint32_t next, serving; /* the lock: a ticket each, as an unfair one starves */
 	_Atomic bool shut;		/* while all is locked nobody opens a page */
+	_Atomic int forker; /* a thread that forks: for others nothing opens; 0: none. Under the lock. */
+	_Atomic bool put_off; /* somebody waits for that */
 	_Atomic uint64_t served, clear; /* faults; pages */
 	int fd;
 	size_t page_bytes;
@@ -85,6 +95,7 @@ struct sm_engine {
 	size_t nspans;
 };
 extern struct sm_engine sm_engine;
+extern enum sm_mode sm_fault_by; /* who serves */
 
 /** What an operation on pages has in hand; the key comes first, its locks are above the engine's */
 struct sm_work {
@@ -93,8 +104,14 @@ struct sm_work {
 	struct sm_shelf shelf;
 };
 
-/** sm_engine_begin, sm_engine_end - around work on pages. As sm_key_lend. */
-int sm_engine_begin(struct sm_work *w);
+/** sm_engine_begin, sm_engine_end - around work on pages, for this thread; 0: whoever does not fork.
+ * As sm_key_lend; EINPROGRESS: another thread forks. */
+int sm_engine_begin_for(int thread, struct sm_work *w);
+static inline int
+sm_engine_begin(struct sm_work *w)
+{
+	return sm_engine_begin_for(0, w);
+}
 void sm_engine_end(struct sm_work *w);
 
 /** sm_engine_take, sm_engine_let_go - the engine's lock, lowest of all; nobody touches U under it */
@@ -117,6 +134,8 @@ int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_lo
 /** sm_engine_start - frames in P, for this descriptor. ENOMEM, EPERM, ENOTSUP. */
 int sm_engine_start(int fd);
 void sm_engine_stop(void);
+/** sm_engine_revive - in a forked child: frames of its own, none in use. As sm_engine_start. */
+int sm_engine_revive(int fd);
 
 /** sm_engine_serve - open the page at this address for who touched it; false: none of ours */
 bool sm_engine_serve(void *at);

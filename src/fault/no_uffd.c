@@ -42,6 +42,24 @@ sm_uffd_wake(int fd, void *page)
 	(void)fd, (void)page;
 }
 
+void
+sm_uffd_wake_all(int fd, void *base, size_t bytes)
+{
+	(void)fd, (void)base, (void)bytes;
+}
+
+int
+sm_uffd_self(void)
+{
+	return 0;
+}
+
+int
+sm_uffd_teller(void)
+{
+	return 0;
+}
+
 void *
 sm_uffd_next(int fd, int stop)
 {

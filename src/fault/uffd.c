@@ -65,7 +65,8 @@ raised(int fd)
 int
 sm_uffd_open(enum sm_mode mode)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+	struct uffdio_api api = { .api = UFFD_API,
+		.features = UFFD_FEATURE_MOVE | UFFD_FEATURE_THREAD_ID };
 	int fd = open_any(mode == SM_MODE_THREAD);
 
 	if (fd < 0)
@@ -117,11 +118,31 @@ sm_uffd_fill(int fd, void *to)
 }
 
 void
-sm_uffd_wake(int fd, void *page)
+sm_uffd_wake_all(int fd, void *base, size_t bytes)
 {
-	struct uffdio_range r = { (uintptr_t)page, sm_os_page_bytes() };
+	struct uffdio_range r = { (uintptr_t)base, bytes };
 
 	(void)ioctl(fd, UFFDIO_WAKE, &r);
+}
+
+void
+sm_uffd_wake(int fd, void *page)
+{
+	sm_uffd_wake_all(fd, page, sm_os_page_bytes());
+}
+
+int
+sm_uffd_self(void)
+{
+	return (int)syscall(SYS_gettid);
+}
+
+static int teller; /* of the one thread that reads */
+
+int
+sm_uffd_teller(void)
+{
+	return teller;
 }
 
 void *
@@ -132,9 +153,10 @@ sm_uffd_next(int fd, int stop)
 
 	for (;;) {
 		if (read(fd, &m, sizeof(m)) == (ssize_t)sizeof(m)) {
-			if (m.event == UFFD_EVENT_PAGEFAULT)
-				return (void *)(uintptr_t)m.arg.pagefault.address;
-			continue;
+			if (m.event != UFFD_EVENT_PAGEFAULT)
+				continue;
+			teller = (int)m.arg.pagefault.feat.ptid;
+			return (void *)(uintptr_t)m.arg.pagefault.address;
 		}
 		p[1].revents = 0;
 		if (poll(p, 2, -1) > 0 && p[1].revents)

@@ -82,8 +82,6 @@ check_later(const struct secmalloc_config *c)
 
 	if (c->store_dir)
 		name = "store_dir";
-	else if (c->flags & SECMALLOC_TRANSPARENT && c->fork == SECMALLOC_FORK_KEEP)
-		name = "SECMALLOC_FORK_KEEP in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
 		name = "SECMALLOC_HIDDEN in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->without & SECMALLOC_LOCKED)

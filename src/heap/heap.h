@@ -90,6 +90,7 @@ int sm_heap_start(struct sm_config *c);
 /** Who sees to the pages of pools, where they are veiled: handed in before start. */
 struct sm_watch {
 	int (*come)(unsigned char *base, size_t bytes);	 /* a pool is there, not touched yet */
+	int (*again)(unsigned char *base, size_t bytes); /* the same, in a child; what it held stays */
 	void (*drop)(unsigned char *base, size_t bytes); /* nothing in these pages is kept */
 	void (*go)(unsigned char *base, size_t bytes);	 /* it is about to be unmapped */
 };
@@ -120,6 +121,9 @@ void sm_heap_revived(bool whole);
 
 /** sm_heap_refill - the bytes of a live chunk, its canaries, and pins if it is clear. ENOMEM. */
 int sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear);
+
+/** sm_heap_stay - where pages are watched: a live chunk's bytes are there without being refilled */
+void sm_heap_stay(struct sm_chunk *c);
 
 /** sm_heap_leave - this chunk is nobody's, and its place is never used again */
 void sm_heap_leave(struct sm_chunk *c);

@@ -392,7 +392,7 @@ revive_pool(struct sm_region *r, struct sm_pool *p)
 {
 	const struct sm_config *c = sm_config();
 	struct sm_wish wish = { .require = c->require, .without = c->without,
-		.elastic = p->area.elastic };
+		.elastic = p->area.elastic, .veiled = p->area.veiled };
 	struct sm_area area;
 	int e = sm_os_obtain(p->area.base, p->area.bytes, &wish, &area);
 
@@ -401,7 +401,10 @@ revive_pool(struct sm_region *r, struct sm_pool *p)
 	p->area = area;
 	p->fresh = true;
 	unlock_records(r, p);
-	e = guard_pool(p);
+	if (area.veiled)
+		e = sm_heap_watch->again(area.base, area.bytes);
+	if (e == 0)
+		e = guard_pool(p);
 	if (e == 0)
 		e = sm_run_revive(r, p);
 	sm_pool_forgo(~p->area.granted);

@@ -59,6 +59,12 @@ sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear)
 }
 
 void
+sm_heap_stay(struct sm_chunk *c)
+{
+	sm_arena_count(c->arena, c->size, SM_COMES);
+}
+
+void
 sm_heap_leave(struct sm_chunk *c)
 {
 	atomic_store_explicit(&c->life, SM_LIFE_RESTING, memory_order_release);

@@ -97,6 +97,13 @@ struct sm_pager {
 	int (*hold)(void *ptr, size_t n); /* the same */
 	void (*release)(void *ptr, size_t n);
 	int (*close_all)(void);
+	/* Around a fork, where children keep pages; what is below must hold still. */
+	int (*pause)(void);   /* all is in the store, where a child finds it; as sm_key_lend, ENOMEM */
+	void (*resume)(void); /* in the parent, also after a pause that failed */
+	/* In the child, with its own key in force. */
+	int (*revive)(void); /* before the heap has pools again. ENOMEM. */
+	int (*serve)(void);  /* once it has. EAGAIN. */
+	void (*undo)(void);  /* after either, or instead of them: nothing of it is left */
 };
 extern const struct sm_pager *sm_seal_pager; /* NULL: none */
 

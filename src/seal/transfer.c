@@ -5,7 +5,8 @@
 
 /*
  * What a child is to keep crosses the fork here: keys, config and clear bytes on pages for secrets
- * that the child inherits, ciphertext on plain ones. Both are there only across it.
+ * that the child inherits, ciphertext on plain ones. Both are there only across it. In transparent
+ * mode keys and config do: the pages' ciphertext lies where a child has it anyway.
  */
 
 /** One live chunk, and where its bytes are among those of its kind. */
@@ -162,8 +163,10 @@ static int
 pack(void)
 {
 	size_t clear = 0;
-	int e = list_chunks(&clear);
+	int e = sm_seal_pager ? sm_seal_pager->pause() : list_chunks(&clear);
 
+	if (e == 0 && sm_seal_pager && sm_key_has_other())
+		sm_key_drop(); /* a pause has carried all that was sealed with it */
 	if (e == 0)
 		e = obtain_secret(sm_round_up(sizeof(struct head) + ALIGN + clear,
 			sm_os_page_bytes()));
@@ -202,6 +205,8 @@ sm_seal_after_fork(void)
 {
 	if (!parcel.shut)
 		return;
+	if (sm_seal_pager)
+		sm_seal_pager->resume();
 	discard();
 	if (parcel.bare)
 		(void)sm_heap_protect(parcel.bare, SECMALLOC_NOACCESS);
@@ -276,6 +281,8 @@ refill(size_t *filled)
 static void
 undo(size_t filled)
 {
+	if (sm_seal_pager)
+		sm_seal_pager->undo();
 	for (size_t i = 0; i < filled; i++) {
 		struct sm_chunk *c = parcel.item[i].c;
 
@@ -305,6 +312,36 @@ own_key(void)
 	return e;
 }
 
+/* A key of its own comes first: with the parent's nothing is sealed here. */
+static int
+revive_pages(void)
+{
+	struct sm_walk w = { 0 };
+	struct sm_chunk *c;
+	int e = own_key();
+
+	if (e == 0)
+		e = sm_seal_pager->revive();
+	if (e == 0)
+		e = sm_heap_revive();
+	while (e == 0 && (c = sm_heap_next(&w)) != NULL) {
+		c->holds = 0;
+		c->opened_by_hold = 0;
+		sm_heap_stay(c);
+	}
+	return e ? e : sm_seal_pager->serve();
+}
+
+static int
+revive_chunks(size_t *filled)
+{
+	int e = sm_heap_revive();
+
+	if (e == 0)
+		e = refill(filled);
+	return e ? e : own_key();
+}
+
 int
 sm_seal_revive(void)
 {
@@ -317,11 +354,7 @@ sm_seal_revive(void)
 	e = sm_key_unpack(&head()->keys);
 	if (e)
 		return e;
-	e = sm_heap_revive();
-	if (e == 0)
-		e = refill(&filled);
-	if (e == 0)
-		e = own_key();
+	e = sm_seal_pager ? revive_pages() : revive_chunks(&filled);
 	if (e)
 		undo(filled);
 	return e;

@@ -1,0 +1,233 @@
+#include "fault/inside.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/*
+ * What a child keeps. U is not there after a fork, X and the tables are, as ordinary memory: so
+ * before it every page goes to X. The child maps U anew, with a descriptor and frames of its own.
+ *
+ * From the pause until the fork is over nobody but the thread that forks opens a page: whatever
+ * another thread stored before is in X, and what it stores next waits. fork(3) itself, and other
+ * handlers of pthread_atfork, may touch pages in between, where the program's whole heap is here
+ * (locks of stdio and of name services); those open, and nothing closes, so that X still has them
+ * as they were. The child sees them so, and the C library sets its locks free there anyway.
+ *
+ * A page that cannot be taken away, as the kernel has it pinned, is copied, and so is a held one
+ * where a system call would find it gone; what other threads store there meanwhile the child has
+ * in part, as with any copy.
+ */
+
+static bool held_closed; /* by a pause, to be undone */
+static bool owned, served; /* in a child: frames are its own; somebody serves */
+
+/* ------------------------------------------------------------------ parent */
+
+static void
+copy(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
+{
+	size_t page = sm_engine.page_bytes;
+
+	memcpy(sm_engine.p.base + f * page, s->u + i * page, page);
+	sm_engine_seal(s, i, f, key);
+	s->page[i].state = SM_PAGE_CLEAR;
+}
+
+static int
+put_away(const struct sm_owner *o, const struct sm_loan *key)
+{
+	struct sm_page *p = &o->span->page[o->page];
+	bool stays = p->holds && sm_fault_by == SM_MODE_SIGNAL;
+	int e = stays ? EBUSY : sm_engine_close(o->span, o->page, key);
+
+	if (e == 0)
+		held_closed |= p->holds > 0;
+	if (e != EBUSY)
+		return e;
+	if (sm_engine.nfree == 0)
+		return ENOMEM;
+	copy(o->span, o->page, sm_engine.free[sm_engine.nfree - 1], key);
+	return 0;
+}
+
+/* From the other key to the one in force: a child has a third. */
+static int
+carry(struct sm_span *s, size_t i, const struct sm_loan *key)
+{
+	uint32_t f;
+	int e;
+
+	if (s->page[i].state != SM_PAGE_SEALED || s->page[i].epoch == key->epoch)
+		return 0;
+	if (sm_engine.nfree == 0)
+		return ENOMEM;
+	f = sm_engine.free[sm_engine.nfree - 1];
+	e = sm_engine_unseal(s, i, f, key);
+	if (e == 0)
+		sm_engine_seal(s, i, f, key);
+	if (e == EBADMSG)
+		s->page[i].state = SM_PAGE_LOST;
+	return e == EBADMSG ? 0 : e;
+}
+
+static int
+carry_all(const struct sm_loan *key)
+{
+	int e = 0;
+
+	for (size_t k = 0; k < sm_engine.nspans; k++)
+		for (size_t i = 0; e == 0 && i < sm_engine.spans[k].pages; i++)
+			e = carry(&sm_engine.spans[k], i, key);
+	return e;
+}
+
+int
+sm_fault_pause(void)
+{
+	bool carries = sm_key_has_other();
+	struct sm_work w;
+	int e = sm_engine_begin(&w);
+
+	owned = served = false;
+	if (e)
+		return e;
+	for (size_t f = 0; e == 0 && f < sm_engine.frames; f++) {
+		struct sm_owner o = sm_engine.owner[f];
+
+		if (o.span)
+			e = put_away(&o, &w.key);
+	}
+	if (e == 0 && carries)
+		e = carry_all(&w.key);
+	atomic_store(&sm_engine.put_off, false);
+	atomic_store(&sm_engine.forker, sm_uffd_self());
+	sm_engine_end(&w);
+	return e;
+}
+
+static void
+open_held(const struct sm_loan *key)
+{
+	for (size_t k = 0; k < sm_engine.nspans; k++) {
+		struct sm_span *s = &sm_engine.spans[k];
+
+		for (size_t i = 0; i < s->pages; i++)
+			if (s->page[i].holds && s->page[i].state == SM_PAGE_SEALED)
+				(void)sm_engine_open(s, i, key); /* else when it is touched */
+	}
+}
+
+void
+sm_fault_resume(void)
+{
+	struct sm_work w;
+	int e = sm_engine_begin_for(sm_uffd_self(), &w);
+
+	if (e)
+		sm_engine_take();
+	else if (held_closed)
+		open_held(&w.key);
+	held_closed = false;
+	atomic_store(&sm_engine.forker, 0);
+	if (e)
+		sm_engine_let_go();
+	else
+		sm_engine_end(&w);
+	for (size_t k = 0; atomic_load(&sm_engine.put_off) && k < sm_engine.nspans; k++)
+		if (sm_engine.spans[k].u)
+			sm_uffd_wake_all(sm_engine.fd, sm_engine.spans[k].u,
+				sm_engine.spans[k].pages * sm_engine.page_bytes);
+}
+
+/* ------------------------------------------------------------------- child */
+
+/* As the parent's, but where that had privileges it has dropped since, and the program knows when
+ * to hold, the thread that touches may serve itself. */
+static int
+open_descriptor(void)
+{
+	int fd = sm_uffd_open(sm_fault_by);
+
+	if (fd < 0 && sm_fault_by == SM_MODE_THREAD && !sm_host.unaware) {
+		sm_fault_by = SM_MODE_SIGNAL;
+		fd = sm_uffd_open(sm_fault_by);
+	}
+	return fd;
+}
+
+/* What was clear in the parent is in X too, if ever it had been there. */
+static void
+close_pages(struct sm_span *s)
+{
+	for (size_t i = 0; i < s->pages; i++) {
+		struct sm_page *p = &s->page[i];
+
+		p->holds = 0;
+		if (p->state == SM_PAGE_CLEAR)
+			p->state = p->epoch ? SM_PAGE_SEALED : SM_PAGE_VIRGIN;
+	}
+}
+
+int
+sm_fault_revive(void)
+{
+	int fd;
+
+	held_closed = false;
+	sm_server_forget();
+	close(sm_engine.fd);
+	sm_engine.fd = -1;
+	fd = open_descriptor();
+	if (fd < 0)
+		return sm_fail(ENOMEM, "userfaultfd is not to be had in this child: raise "
+				       "RLIMIT_NOFILE, or allow the system call");
+	for (size_t k = 0; k < sm_engine.nspans; k++)
+		close_pages(&sm_engine.spans[k]);
+	owned = true;
+	return sm_engine_revive(fd);
+}
+
+int
+sm_fault_again(unsigned char *base, size_t bytes)
+{
+	struct sm_span *s = sm_engine_span(base);
+
+	if (sm_uffd_watch(sm_engine.fd, base, bytes))
+		return sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
+	s->locked = sm_uffd_lock(base, bytes) == 0;
+	return 0;
+}
+
+int
+sm_fault_serve(void)
+{
+	int e = sm_server_start(sm_fault_by, sm_engine.fd);
+
+	served = e == 0;
+	return e;
+}
+
+void
+sm_fault_undo(void)
+{
+	int fd = sm_engine.fd;
+
+	if (!owned) {
+		sm_fault_orphan();
+		return;
+	}
+	if (served)
+		sm_server_stop();
+	for (size_t k = 0; k < sm_engine.nspans; k++)
+		sm_span_let_go(&sm_engine.spans[k]);
+	sm_engine_stop();
+	close(fd);
+	sm_fault_by = SM_MODE_NONE;
+}
+
+bool
+sm_fault_watches(const void *at)
+{
+	return sm_engine_span(at) != NULL;
+}

@@ -1,0 +1,622 @@
+/*
+ * check_contract_transparent_keep.c - SECMALLOC_TRANSPARENT with SECMALLOC_FORK_KEEP: what a child
+ * has, and that it is its own
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ */
+#include "contract.h"
+#include "transparent.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+
+extern char **environ;
+
+/** start_in - as root a thread of the library serves faults, as nobody the thread that touches */
+static void
+start_in(const void *mode, unsigned reseal_ms)
+{
+	struct secmalloc_config c = transparent_config(64);
+
+	enter_mode(*(const int *)mode, 8 * MIB);
+	c.fork = SECMALLOC_FORK_KEEP;
+	c.reseal_ms = reseal_ms;
+	MUST(secmalloc_init(&c) == 0);
+	MUST(stats_now().mode == (unsigned)*(const int *)mode);
+}
+
+/** child_does - what a child does that must go well, while its parent waits */
+static void
+child_does(void (*what)(void *), void *arg)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		alarm(60);
+		what(arg);
+		_exit(0);
+	}
+	MUST(child > 0 && waitpid(child, &status, 0) == child);
+	MUST(status == 0);
+}
+
+/* ------------------------------------------------------------------ content */
+
+enum { CHUNKS = 1000 };
+
+static unsigned char *chunk[CHUNKS];
+
+static size_t
+size_of(unsigned i)
+{
+	return 1 + i * 37 % 3000;
+}
+
+static void
+make_chunks(void)
+{
+	for (unsigned i = 0; i < CHUNKS; i++) {
+		chunk[i] = secmalloc(size_of(i));
+		MUST(chunk[i] != NULL);
+		fill(chunk[i], size_of(i), i);
+		if (i % 3 == 0)
+			MUST(secmalloc_encrypt(chunk[i]) == 0);
+	}
+}
+
+static void
+chunks_are(unsigned seed)
+{
+	for (unsigned i = 0; i < CHUNKS; i++)
+		MUST(filled(chunk[i], size_of(i), i + seed));
+}
+
+static void
+rewrite(unsigned seed)
+{
+	for (unsigned i = 0; i < CHUNKS; i++)
+		fill(chunk[i], size_of(i), i + seed);
+}
+
+static void
+lives_on(void *seed)
+{
+	unsigned char *p;
+
+	for (unsigned i = 0; i < CHUNKS; i++)
+		MUST(secmalloc_is_encrypted(chunk[i]) == (i % 3 == 0));
+	chunks_are(0);
+	rewrite(*(unsigned *)seed);
+	chunks_are(*(unsigned *)seed);
+	for (unsigned i = 0; i < CHUNKS; i += 2)
+		secfree(chunk[i]);
+	p = secmalloc(500000);
+	MUST(p != NULL && all_zero(p, 500000));
+	fill(p, 500000, 5);
+	MUST(secmalloc_encrypt_all() == 0 && stats_now().bytes_clear == 0);
+	MUST(filled(p, 500000, 5) && filled(chunk[1], size_of(1), 1 + *(unsigned *)seed));
+	MUST(secmalloc_term() == 0);
+}
+
+static void
+whole(void *mode)
+{
+	unsigned seed = 100;
+
+	start_in(mode, 0);
+	make_chunks();
+	child_does(lives_on, &seed);
+	chunks_are(0);
+	rewrite(7);
+	chunks_are(7);
+	MUST(stats_now().tampered == 0);
+	MUST(secmalloc_term() == 0);
+}
+
+START_TEST(a_child_has_every_chunk_and_changes_only_its_own)
+{
+	(void)in_mode(_i, whole);
+}
+END_TEST
+
+/** generations - arg: how many are to follow */
+static void
+generations(void *arg)
+{
+	unsigned left = *(unsigned *)arg;
+
+	chunks_are(left);
+	for (unsigned i = 0; i < CHUNKS; i += 2) /* the others are still the forefather's */
+		fill(chunk[i], size_of(i), i + left);
+	if (left == 0)
+		return;
+	rewrite(--left);
+	child_does(generations, &left);
+	chunks_are(left);
+}
+
+static void
+grandchildren(void *mode)
+{
+	unsigned left = 4;
+
+	start_in(mode, 0);
+	make_chunks();
+	rewrite(left);
+	generations(&left);
+	MUST(stats_now().tampered == 0);
+}
+
+START_TEST(children_of_children_have_what_their_parents_wrote)
+{
+	(void)in_mode(_i, grandchildren);
+}
+END_TEST
+
+/** untouched - nobody on the way opens anything */
+static void
+untouched(void *arg)
+{
+	unsigned left = *(unsigned *)arg;
+
+	if (left-- > 0)
+		child_does(untouched, &left);
+	chunks_are(0);
+}
+
+static void
+late_reader(void *mode)
+{
+	unsigned left = 4;
+
+	start_in(mode, 0);
+	make_chunks();
+	untouched(&left);
+}
+
+START_TEST(what_nobody_touched_for_generations_is_there)
+{
+	(void)in_mode(_i, late_reader);
+}
+END_TEST
+
+/* -------------------------------------------------------------------- holds */
+
+static unsigned char *held;
+
+static void
+holds_nothing(void *arg)
+{
+	int fd = open("/dev/zero", O_RDONLY);
+
+	(void)arg;
+	MUST_FAIL(EINVAL, -1, secmalloc_release(held));
+	MUST(filled(held, 20000, 3));
+	MUST(secmalloc_hold(held) == 0 && read(fd, held, 20000) == 20000);
+	MUST(secmalloc_release(held) == 0 && all_zero(held, 20000));
+	MUST(secmalloc_encrypt(held) == 0);
+}
+
+static void
+holding(void *mode)
+{
+	int pipes[2];
+
+	start_in(mode, 0);
+	held = secmalloc(20000);
+	MUST(held != NULL && pipe(pipes) == 0);
+	fill(held, 20000, 3);
+	MUST(secmalloc_hold(held) == 0);
+	child_does(holds_nothing, NULL);
+	MUST(write(pipes[1], held, 20000) == 20000);
+	MUST(filled(held, 20000, 3));
+	MUST_FAIL(EBUSY, -1, secmalloc_encrypt(held));
+	MUST(secmalloc_release(held) == 0 && secmalloc_encrypt_all() == 0);
+	MUST(stats_now().bytes_clear == 0 && filled(held, 20000, 3));
+}
+
+START_TEST(holds_are_the_parents_and_outlast_the_fork)
+{
+	(void)in_mode(_i, holding);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ threads */
+
+enum { PAIRS = 300, SUM = 1000000, WRITERS = 3, FORKS = 200 };
+
+static struct pair {
+	long a, b, filler[60];
+} *pairs[PAIRS];
+static unsigned long *written[WRITERS];
+static pthread_mutex_t pair_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic bool over;
+
+static void *
+write_pairs(void *arg)
+{
+	unsigned long me = (unsigned long)(uintptr_t)arg, n = 0;
+
+	while (!over) {
+		struct pair *p = pairs[(me * 97 + ++n * 31) % PAIRS];
+
+		pthread_mutex_lock(&pair_lock);
+		p->a += (long)n;
+		p->b -= (long)n;
+		pthread_mutex_unlock(&pair_lock);
+		++*written[me]; /* without the lock */
+		MUST(*written[me] == n);
+	}
+	return (void *)(uintptr_t)n;
+}
+
+static void
+pairs_are_whole(void *arg)
+{
+	(void)arg;
+	for (size_t i = 0; i < PAIRS; i++)
+		MUST(pairs[i]->a + pairs[i]->b == SUM);
+	MUST(secmalloc_encrypt_all() == 0);
+}
+
+static void
+storm(void *mode)
+{
+	pthread_t t[WRITERS];
+	void *n;
+
+	start_in(mode, 5);
+	for (size_t i = 0; i < PAIRS; i++) {
+		pairs[i] = secmalloc(sizeof(struct pair));
+		MUST(pairs[i] != NULL);
+		pairs[i]->a = SUM;
+	}
+	for (size_t i = 0; i < WRITERS; i++) {
+		written[i] = secmalloc(sizeof(unsigned long));
+		MUST(written[i] && pthread_create(&t[i], NULL, write_pairs, (void *)i) == 0);
+	}
+	for (unsigned i = 0; i < FORKS; i++) {
+		pid_t child;
+		int status;
+
+		pthread_mutex_lock(&pair_lock);
+		child = fork();
+		pthread_mutex_unlock(&pair_lock);
+		if (child == 0) {
+			alarm(60);
+			pairs_are_whole(NULL);
+			_exit(0);
+		}
+		MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+	}
+	over = true;
+	for (size_t i = 0; i < WRITERS; i++)
+		MUST(pthread_join(t[i], &n) == 0 && *written[i] == (uintptr_t)n);
+	pairs_are_whole(NULL);
+	MUST(stats_now().tampered == 0 && secmalloc_term() == 0);
+}
+
+START_TEST(threads_write_while_another_forks)
+{
+	(void)in_mode(_i, storm);
+}
+END_TEST
+
+static void *
+churn(void *arg)
+{
+	unsigned char *p;
+
+	while (!over) {
+		p = secmalloc(3000);
+		MUST(p != NULL);
+		fill(p, 3000, 9);
+		MUST(secmalloc_encrypt(p) == 0 && secmalloc_hold(p) == 0);
+		MUST(filled(p, 3000, 9) && secmalloc_release(p) == 0);
+		secfree(p);
+	}
+	return arg;
+}
+
+static void
+may_allocate(void *arg)
+{
+	(void)arg;
+	chunks_are(0);
+	for (unsigned i = 0; i < 200; i++) {
+		unsigned char *p = secmalloc(3000);
+
+		MUST(p != NULL && all_zero(p, 3000));
+		fill(p, 3000, i);
+	}
+}
+
+static void
+busy_heap(void *mode)
+{
+	pthread_t t[WRITERS];
+
+	start_in(mode, 1);
+	make_chunks();
+	for (size_t i = 0; i < WRITERS; i++)
+		MUST(pthread_create(&t[i], NULL, churn, NULL) == 0);
+	for (unsigned i = 0; i < 60; i++)
+		child_does(may_allocate, NULL);
+	over = true;
+	for (size_t i = 0; i < WRITERS; i++)
+		MUST(pthread_join(t[i], NULL) == 0);
+	chunks_are(0);
+	MUST(stats_now().tampered == 0 && secmalloc_term() == 0);
+}
+
+START_TEST(threads_allocate_while_another_forks)
+{
+	(void)in_mode(_i, busy_heap);
+}
+END_TEST
+
+/* --------------------------------------------------------------- statistics */
+
+static struct secmalloc_stats before;
+
+static void
+stats_are_right(void *arg)
+{
+	struct secmalloc_stats s = stats_now();
+
+	(void)arg;
+	MUST(s.chunks == before.chunks && s.bytes == before.bytes);
+	MUST(s.chunks_encrypted == before.chunks_encrypted);
+	MUST(s.pools == before.pools && s.pool_bytes == before.pool_bytes);
+	MUST(s.locked_bytes == before.locked_bytes && s.granted == before.granted);
+	MUST(s.mode == before.mode && s.cipher == before.cipher && s.bytes_clear == 0);
+	for (unsigned i = 0; i < CHUNKS; i++)
+		secfree(chunk[i]);
+	s = stats_now();
+	MUST(s.chunks == 0 && s.bytes == 0 && s.chunks_encrypted == 0);
+}
+
+static void
+counted(void *mode)
+{
+	start_in(mode, 0);
+	make_chunks();
+	before = stats_now();
+	child_does(stats_are_right, NULL);
+	MUST(stats_now().chunks == before.chunks);
+	MUST(stats_now().chunks_encrypted == before.chunks_encrypted);
+}
+
+START_TEST(the_statistics_of_a_child_are_right)
+{
+	(void)in_mode(_i, counted);
+}
+END_TEST
+
+static unsigned
+descriptors(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	MUST(d != NULL);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+static void
+fork_in_turn(void *arg)
+{
+	unsigned *left = arg;
+	unsigned n = descriptors();
+
+	MUST(filled(chunk[5], size_of(5), 5));
+	MUST(n == left[1]);
+	if (left[0]-- > 0)
+		child_does(fork_in_turn, arg);
+}
+
+static void
+no_leak(void *mode)
+{
+	unsigned left[2] = { 15, 0 };
+
+	start_in(mode, 0);
+	make_chunks();
+	left[1] = descriptors();
+	fork_in_turn(left);
+	left[0] = 0;
+	for (unsigned i = 0; i < 100; i++)
+		child_does(fork_in_turn, left);
+	MUST(descriptors() == left[1]);
+}
+
+START_TEST(forks_leave_no_descriptor_behind)
+{
+	(void)in_mode(_i, no_leak);
+}
+END_TEST
+
+/* -------------------------------------------------------------- other ways */
+
+static void
+programs(void *mode)
+{
+	static char *const arg[] = { (char *)"true", NULL };
+	char line[16] = "";
+	int status;
+	FILE *f;
+	pid_t p;
+
+	start_in(mode, 0);
+	make_chunks();
+	MUST(system("exit 3") == 3 << 8);
+	f = popen("echo hello", "r");
+	MUST(f && fgets(line, sizeof(line), f) && strcmp(line, "hello\n") == 0 && pclose(f) == 0);
+	MUST(posix_spawnp(&p, "true", NULL, NULL, arg, environ) == 0);
+	MUST(waitpid(p, &status, 0) == p && status == 0);
+	p = vfork();
+	if (p == 0) {
+		execlp("true", "true", (char *)NULL);
+		_exit(1);
+	}
+	MUST(waitpid(p, &status, 0) == p && status == 0);
+	chunks_are(0);
+}
+
+START_TEST(programs_are_started_as_always)
+{
+	(void)in_mode(_i, programs);
+}
+END_TEST
+
+static void
+cloned(void *mode)
+{
+	pid_t child;
+	int status;
+
+	start_in(mode, 0);
+	make_chunks();
+	child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (child == 0) {
+		alarm(20);
+		MUST_FAIL(ECHILD, -1, secmalloc_encrypt(chunk[0]));
+		MUST(secmalloc(100) != NULL);
+		_exit(0);
+	}
+	MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+	chunks_are(0);
+}
+
+START_TEST(a_child_that_no_handler_hears_of_has_nothing)
+{
+	(void)in_mode(_i, cloned);
+}
+END_TEST
+
+/** refused - a child that may not have what it needs says so once, and then starts anew */
+static void
+refused(int limit)
+{
+	struct rlimit was, none = { 0, 0 };
+	pid_t child;
+	int status;
+
+	MUST(getrlimit(limit, &was) == 0);
+	none.rlim_max = was.rlim_max;
+	if (limit == RLIMIT_NOFILE)
+		none.rlim_cur = 3;
+	MUST(setrlimit(limit, &none) == 0);
+	child = fork();
+	MUST(child >= 0);
+	MUST(setrlimit(limit, &was) == 0);
+	if (child == 0) {
+		alarm(20);
+		MUST_FAIL(ENOMEM, NULL, secmalloc(10));
+		MUST_FAIL(ECHILD, -1, secmalloc_encrypt(chunk[0]));
+		MUST(secmalloc(10) != NULL);
+		_exit(0);
+	}
+	MUST(waitpid(child, &status, 0) == child && status == 0);
+}
+
+static void
+poor_child(void *mode)
+{
+	start_in(mode, 0);
+	make_chunks();
+	if (*(int *)mode == BY_SIGNAL) /* root locks without limit */
+		refused(RLIMIT_MEMLOCK);
+	refused(RLIMIT_NOFILE);
+	if (*(int *)mode == BY_THREAD && geteuid() != 0)
+		refused(RLIMIT_NPROC);
+	chunks_are(0);
+	before = stats_now();
+	child_does(stats_are_right, NULL);
+}
+
+START_TEST(a_child_without_means_says_so_once)
+{
+	(void)in_mode(_i, poor_child);
+}
+END_TEST
+
+static void
+dropped(void *arg)
+{
+	(void)arg;
+	chunks_are(0);
+	rewrite(1);
+	chunks_are(1);
+}
+
+static void
+drops_privileges(void *mode)
+{
+	start_in(mode, 0);
+	make_chunks();
+	drop_to(8 * MIB);
+	child_does(dropped, NULL);
+	chunks_are(0);
+}
+
+START_TEST(privileges_may_go_before_the_fork)
+{
+	(void)in_mode(_i, drops_privileges);
+}
+END_TEST
+
+static void
+wipes_all(void *arg)
+{
+	(void)arg;
+	secmalloc_purge();
+	MUST(all_zero(chunk[7], size_of(7)) && all_zero(chunk[6], size_of(6)));
+	MUST_FAIL(ECANCELED, NULL, secmalloc(10));
+	MUST(secmalloc_term() == 0 && secmalloc(10) != NULL);
+}
+
+static void
+purged_child(void *mode)
+{
+	start_in(mode, 0);
+	make_chunks();
+	child_does(wipes_all, NULL);
+	chunks_are(0);
+}
+
+START_TEST(a_purge_in_a_child_leaves_the_parent_alone)
+{
+	(void)in_mode(_i, purged_child);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *s = suite_create("contract: transparent, kept");
+	TCase *tc = add_case(s, "keep", 0);
+
+	tcase_set_timeout(tc, 300);
+	tcase_add_loop_test(tc, a_child_has_every_chunk_and_changes_only_its_own, 1, 3);
+	tcase_add_loop_test(tc, children_of_children_have_what_their_parents_wrote, 1, 3);
+	tcase_add_loop_test(tc, what_nobody_touched_for_generations_is_there, 1, 3);
+	tcase_add_loop_test(tc, holds_are_the_parents_and_outlast_the_fork, 1, 3);
+	tcase_add_loop_test(tc, threads_write_while_another_forks, 1, 3);
+	tcase_add_loop_test(tc, threads_allocate_while_another_forks, 1, 3);
+	tcase_add_loop_test(tc, the_statistics_of_a_child_are_right, 1, 3);
+	tcase_add_loop_test(tc, forks_leave_no_descriptor_behind, 1, 3);
+	tcase_add_loop_test(tc, programs_are_started_as_always, 1, 3);
+	tcase_add_loop_test(tc, a_child_that_no_handler_hears_of_has_nothing, 1, 3);
+	tcase_add_loop_test(tc, a_child_without_means_says_so_once, 1, 3);
+	tcase_add_loop_test(tc, privileges_may_go_before_the_fork, 1, 2);
+	tcase_add_loop_test(tc, a_purge_in_a_child_leaves_the_parent_alone, 1, 3);
+	return run(s);
+}
