@@ -275,22 +275,24 @@ refused(const char *what, int e)
 }
 
 /* Hidden pages are shared ones: a child that had them would read what the parent stores later, so
- * they are absent there even if FORKSAFE was not wanted. */
+ * they are absent there even if FORKSAFE was not wanted. Veiled ones would read as zero where they
+ * are closed, as nobody serves their faults there: to touch a hole is SIGSEGV. */
 static int
 protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
 	bool hidden = a->granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
+	bool hole = hidden || w->veiled;
 	int e = ENOTSUP;
 
-	if (w->inherit || (!want && !hidden))
+	if (w->inherit || (!want && !hole))
 		return 0;
-	if (!hidden)
+	if (!hole)
 		e = sm_sys_wipe_on_fork(p, bytes);
 	if (e && !w->mark) {
 		e = sm_sys_absent_in_fork(p, bytes);
 		a->absent = e == 0;
 	}
-	if (e && (hidden || w->require & SECMALLOC_FORKSAFE))
+	if (e && (hole || w->require & SECMALLOC_FORKSAFE))
 		return refused("keeping pages from forked children (MADV_WIPEONFORK)", e);
 	if (e == 0 && want)
 		a->granted |= SECMALLOC_FORKSAFE;
