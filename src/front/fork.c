@@ -158,6 +158,7 @@ sm_fork_before(void)
 	sm_lock_take(&lock, SM_RANK_LIFE);
 	atomic_fetch_sub(&forks_waiting, 1);
 	mine = true;
+	sm_early_watch();
 	sm_seal_before_fork();
 }
 
@@ -165,6 +166,7 @@ void
 sm_fork_in_parent(void)
 {
 	sm_seal_after_fork();
+	sm_early_unwatch();
 	mine = false;
 	sm_life_let_go();
 }
@@ -174,11 +176,18 @@ sm_fork_in_child(void)
 {
 	int kept = errno;
 
+	sm_early_unwatch();
 	if (mine) { /* else an earlier handler has called the library already */
 		force_own();
 		inherit();
 	}
 	errno = kept;
+}
+
+bool
+sm_fork_is_early(void)
+{
+	return mine && is_inherited();
 }
 
 int

@@ -38,6 +38,13 @@ void sm_fork_before(void);
 void sm_fork_in_parent(void);
 void sm_fork_in_child(void);
 
+/** sm_fork_is_early - this is the child of a fork, and no handler of it has run yet */
+bool sm_fork_is_early(void);
+
+/** sm_early_watch, sm_early_unwatch - who touches a page of ours as early as that is served */
+void sm_early_watch(void);
+void sm_early_unwatch(void);
+
 /** sm_fork_amid - in the thread that forks, while all wait for it: EDEADLK */
 int sm_fork_amid(void);
 
