@@ -199,6 +199,7 @@ START_TEST(nor_where_pages_are_sealed_and_children_keep_them)
 		touch(chunks, CHUNKS);
 		if (fork() == 0) {
 			touch(chunks, CHUNKS / 2);
+			MUST(i % 2 || secmalloc_rekey() == 0);
 			if (fork() == 0) {
 				touch(chunks, CHUNKS);
 				_exit(0);
@@ -208,6 +209,7 @@ START_TEST(nor_where_pages_are_sealed_and_children_keep_them)
 			_exit(0);
 		}
 		touch(chunks, CHUNKS);
+		MUST(secmalloc_rekey() == 0);
 		wait_for_child();
 	}
 	assert_never_twice(5 * 4 * CHUNKS / 2);

@@ -37,6 +37,22 @@ is_barred(int thread)
 	return forker && forker != thread;
 }
 
+/* A key that was renewed while this thread waited may be dropped by now. */
+static int
+take_with_key(struct sm_loan *key)
+{
+	int e;
+
+	while ((e = sm_key_lend(key, 0)) == 0) {
+		sm_engine_take();
+		if (sm_key_in_force(key))
+			return 0;
+		sm_engine_let_go();
+		sm_key_return(key);
+	}
+	return e;
+}
+
 int
 sm_engine_begin_for(int thread, struct sm_work *w)
 {
@@ -44,11 +60,10 @@ sm_engine_begin_for(int thread, struct sm_work *w)
 
 	sm_server_mask(&w->mask);
 	sm_locks_shelve(&w->shelf);
-	e = sm_key_lend(&w->key, 0);
+	e = take_with_key(&w->key);
+	if (e == 0 && !is_barred(thread))
+		return 0;
 	if (e == 0) {
-		sm_engine_take();
-		if (!is_barred(thread))
-			return 0;
 		atomic_store(&sm_engine.put_off, true);
 		sm_engine_let_go();
 		sm_key_return(&w->key);
@@ -285,6 +300,24 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
 	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
 	return 0;
+}
+
+int
+sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
+{
+	uint32_t f;
+	int e;
+
+	if (s->page[i].state != SM_PAGE_SEALED || s->page[i].epoch == key->epoch)
+		return 0;
+	if (sm_engine.nfree == 0)
+		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
+			sm_engine.frames);
+	f = sm_engine.free[sm_engine.nfree - 1];
+	e = sm_engine_unseal(s, i, f, key);
+	if (e == 0)
+		sm_engine_seal(s, i, f, key);
+	return e;
 }
 
 /* ---------------------------------------------------------- start and stop */

@@ -66,6 +66,14 @@ int sm_fault_hold(void *ptr, size_t n);
 void sm_fault_release(void *ptr, size_t n);
 
 /**
+ * sm_fault_carry - pages sealed with another key than the one in force are sealed with that
+ *
+ * Returns: as sm_key_lend; EBADMSG: X was tampered with; ENOMEM: too many are held. What is carried
+ * stays so.
+ */
+int sm_fault_carry(void);
+
+/**
  * sm_fault_pause, sm_fault_resume - around a fork, in the thread that forks and keeps all else still
  *
  * In between all pages are in the store, sealed with the key in force, where a child has them, and

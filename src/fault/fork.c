@@ -51,34 +51,20 @@ put_away(const struct sm_owner *o, const struct sm_loan *key)
 	return 0;
 }
 
-/* From the other key to the one in force: a child has a third. */
-static int
-carry(struct sm_span *s, size_t i, const struct sm_loan *key)
-{
-	uint32_t f;
-	int e;
-
-	if (s->page[i].state != SM_PAGE_SEALED || s->page[i].epoch == key->epoch)
-		return 0;
-	if (sm_engine.nfree == 0)
-		return ENOMEM;
-	f = sm_engine.free[sm_engine.nfree - 1];
-	e = sm_engine_unseal(s, i, f, key);
-	if (e == 0)
-		sm_engine_seal(s, i, f, key);
-	if (e == EBADMSG)
-		s->page[i].state = SM_PAGE_LOST;
-	return e == EBADMSG ? 0 : e;
-}
-
+/* A child has a key of its own, and two are the most there are. What was tampered with is lost. */
 static int
 carry_all(const struct sm_loan *key)
 {
 	int e = 0;
 
 	for (size_t k = 0; k < sm_engine.nspans; k++)
-		for (size_t i = 0; e == 0 && i < sm_engine.spans[k].pages; i++)
-			e = carry(&sm_engine.spans[k], i, key);
+		for (size_t i = 0; e == 0 && i < sm_engine.spans[k].pages; i++) {
+			e = sm_engine_carry(&sm_engine.spans[k], i, key);
+			if (e != EBADMSG)
+				continue;
+			sm_engine.spans[k].page[i].state = SM_PAGE_LOST;
+			e = 0;
+		}
 	return e;
 }
 

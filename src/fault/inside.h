@@ -131,6 +131,9 @@ void sm_engine_discard(struct sm_span *s, size_t i);
 void sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_unseal - from X to a frame. EBADMSG: it is zero. */
 int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
+/** sm_engine_carry - a page in X, sealed with another key, is sealed with this one. ENOMEM: no frame
+ * is free; EBADMSG: it was tampered with, and stays as it was. */
+int sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_start - frames in P, for this descriptor. ENOMEM, EPERM, ENOTSUP. */
 int sm_engine_start(int fd);
 void sm_engine_stop(void);

@@ -259,6 +259,14 @@ sm_key_lend_now(struct sm_loan *l)
 	return sm_key_lend(l, 0);
 }
 
+bool
+sm_key_in_force(const struct sm_loan *l)
+{
+	unsigned now = atomic_load(&sm_keys.now);
+
+	return l->epoch == atomic_load(&sm_keys.epoch[now]);
+}
+
 /* ------------------------------------------------------------------ batches */
 
 static struct sm_loan

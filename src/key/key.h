@@ -77,6 +77,9 @@ int sm_key_lend_now(struct sm_loan *l);
 /** sm_key_return - wipe the slot */
 void sm_key_return(struct sm_loan *l);
 
+/** sm_key_in_force - what was lent is still what new things are sealed with */
+bool sm_key_in_force(const struct sm_loan *l);
+
 /** sm_key_lend_all - both at once, for a walk; one caller at a time. As sm_key_lend. */
 int sm_key_lend_all(struct sm_loans *l);
 void sm_key_return_all(struct sm_loans *l);

@@ -197,7 +197,7 @@ sm_seal_open_all(void)
 int
 sm_batch_carry(bool forgiving)
 {
-	int e = do_all(forgiving ? CARRY_MOST : CARRY);
+	int e = sm_seal_pager ? sm_seal_pager->carry() : do_all(forgiving ? CARRY_MOST : CARRY);
 
 	if (e == 0)
 		sm_key_drop();
@@ -228,17 +228,14 @@ not_transparent(void)
 {
 	if (!sm_seal_pager)
 		return 0;
-	return sm_fail(ENOTSUP, "transparent mode keeps its key: rekey and lock are not in version %s",
+	return sm_fail(ENOTSUP, "transparent mode keeps its key: lock is not in version %s",
 		SECMALLOC_VERSION);
 }
 
 int
 sm_seal_rekey(void)
 {
-	int e = not_transparent();
-
-	if (e == 0)
-		e = begin(SM_UP);
+	int e = begin(SM_UP);
 
 	return e ? e : end(rekey());
 }

@@ -97,6 +97,7 @@ struct sm_pager {
 	int (*hold)(void *ptr, size_t n); /* the same */
 	void (*release)(void *ptr, size_t n);
 	int (*close_all)(void);
+	int (*carry)(void); /* all to the key in force. EBADMSG, ENOMEM, EACCES, ECANCELED. */
 	/* Around a fork, where children keep pages; what is below must hold still. */
 	int (*pause)(void);   /* all is in the store, where a child finds it; as sm_key_lend, ENOMEM */
 	void (*resume)(void); /* in the parent, also after a pause that failed */

@@ -1,0 +1,52 @@
+#include "fault/inside.h"
+
+#include <errno.h>
+
+/* Pages follow the key: to a new one, or to none while all is locked. */
+
+enum { AT_ONCE = 32 }; /* then who waits for a page has a turn */
+
+/** Where a walk over all pages stands. */
+struct place {
+	size_t span, page;
+};
+
+/* A span may go, and another come, between two turns: what comes is sealed with the new key. */
+static int
+carry_some(struct place *at, const struct sm_loan *key)
+{
+	int e = 0;
+
+	for (unsigned n = 0; e == 0 && n < AT_ONCE && at->span < sm_engine.nspans;) {
+		struct sm_span *s = &sm_engine.spans[at->span];
+
+		if (at->page >= s->pages) {
+			*at = (struct place){ at->span + 1, 0 };
+			continue;
+		}
+		n += s->page[at->page].state == SM_PAGE_SEALED;
+		e = sm_engine_carry(s, at->page++, key);
+	}
+	return e;
+}
+
+int
+sm_fault_carry(void)
+{
+	struct place at = { 0, 0 };
+	struct sm_work w;
+	int e = 0;
+
+	while (e == 0 && at.span < sm_engine.nspans) {
+		e = sm_engine_begin(&w);
+		if (e)
+			return e;
+		e = carry_some(&at, &w.key);
+		sm_engine_end(&w);
+	}
+	sm_count_add(&sm_count.tampered, e == EBADMSG);
+	if (e == EBADMSG)
+		e = sm_fail(EBADMSG, "the store of a closed page was written: what lies there is "
+				     "lost, and the key stays as it was");
+	return e;
+}
