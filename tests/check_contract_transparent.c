@@ -112,7 +112,6 @@ contract(void *mode)
 	MUST(secmalloc_encrypt_all() == 0 && stats_now().bytes_clear == 0);
 	MUST(filled(q, 100, 2) && stats_now().bytes_clear > 0);
 	MUST_FAIL(ENOTSUP, -1, secmalloc_protect(p, SECMALLOC_NOACCESS));
-	MUST_FAIL(ENOTSUP, -1, secmalloc_lock("x", 1));
 	secfree(p);
 	secfree(q);
 	MUST(stats_now().chunks == 0);

@@ -34,7 +34,29 @@ is_barred(int thread)
 {
 	int forker = atomic_load(&sm_engine.forker);
 
-	return forker && forker != thread;
+	return atomic_load(&sm_engine.shut) || (forker && forker != thread);
+}
+
+void
+sm_engine_wake(void)
+{
+	for (size_t k = 0; k < sm_engine.nspans; k++)
+		if (sm_engine.spans[k].u)
+			sm_uffd_wake_all(sm_engine.fd, sm_engine.spans[k].u,
+				sm_engine.spans[k].pages * sm_engine.page_bytes);
+}
+
+bool
+sm_engine_waits(void)
+{
+	bool shut;
+
+	sm_engine_take();
+	shut = atomic_load(&sm_engine.shut);
+	if (shut)
+		atomic_store(&sm_engine.put_off, true);
+	sm_engine_let_go();
+	return shut && !sm_purge_fence();
 }
 
 /* A key that was renewed while this thread waited may be dropped by now. */
@@ -64,11 +86,11 @@ sm_engine_begin_for(int thread, struct sm_work *w)
 	if (e == 0 && !is_barred(thread))
 		return 0;
 	if (e == 0) {
+		e = atomic_load(&sm_engine.shut) ? sm_state_refuse() : EINPROGRESS;
 		atomic_store(&sm_engine.put_off, true);
 		sm_engine_let_go();
 		sm_key_return(&w->key);
 		sm_wipe_traces(); /* as no cipher call will */
-		e = EINPROGRESS;
 	}
 	sm_locks_unshelve(&w->shelf);
 	sm_server_unmask(&w->mask);

@@ -211,19 +211,12 @@ sm_fault_served(void)
 
 /* ------------------------------------------------------------------- serving */
 
-/* Everything was purged: what was there reads as zero. Locked: whoever touches waits. */
+/* Everything was purged: what was there reads as zero. */
 static bool
-serve_without_key(void *at, int e)
+serve_zeros(void *at)
 {
-	struct sm_span *s;
+	struct sm_span *s = sm_engine_span(at);
 
-	if (e != ECANCELED) {
-		unsigned turn = 80; /* a sleep */
-
-		sm_rest(&turn);
-		return false;
-	}
-	s = sm_engine_span(at);
 	return s == NULL || sm_uffd_fill(sm_engine.fd,
 		s->u + sm_engine_index(s, at) * sm_engine.page_bytes) == 0;
 }
@@ -238,10 +231,10 @@ serve_once(void *at)
 	size_t i;
 	int e = sm_engine_begin_for(!forks ? 0 : by_thread ? sm_uffd_teller() : sm_uffd_self(), &w);
 
-	if (e == EINPROGRESS)
-		return e;
+	if (e == ECANCELED)
+		return serve_zeros(at) ? 0 : EAGAIN;
 	if (e)
-		return serve_without_key(at, e) ? 0 : EAGAIN;
+		return e;
 	s = sm_engine_span(at);
 	i = s ? sm_engine_index(s, at) : 0;
 	e = s ? sm_engine_open(s, i, &w.key) : 0;
@@ -262,8 +255,9 @@ sm_engine_serve(void *at)
 	while ((e = serve_once(at)) != 0) {
 		if (e == EBADMSG)
 			sm_die(SECMALLOC_FAULT_TAMPERED, at);
-		if (e == EINPROGRESS && sm_fault_by == SM_MODE_THREAD)
-			return true; /* sm_fault_resume wakes it */
+		if (sm_fault_by == SM_MODE_THREAD &&
+			(e == EINPROGRESS || (e == EACCES && sm_engine_waits())))
+			return true; /* sm_fault_resume or _unlock wakes it */
 		sm_rest(&turn);
 	}
 	atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);
@@ -427,4 +421,5 @@ sm_fault_purge(void)
 			o.span->u + o.page * sm_engine.page_bytes) == 0)
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
+	sm_engine_wake(); /* who waited for the unlocking, too */
 }

@@ -74,6 +74,15 @@ void sm_fault_release(void *ptr, size_t n);
 int sm_fault_carry(void);
 
 /**
+ * sm_fault_lock, sm_fault_unlock - every page is closed, and whoever touches one waits
+ *
+ * Around this the key goes and comes back. Returns: as sm_key_lend; EBUSY: some page is held, or the
+ * kernel has it pinned; the others are closed, and open when they are touched.
+ */
+int sm_fault_lock(void);
+void sm_fault_unlock(void);
+
+/**
  * sm_fault_pause, sm_fault_resume - around a fork, in the thread that forks and keeps all else still
  *
  * In between all pages are in the store, sealed with the key in force, where a child has them, and

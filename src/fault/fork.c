@@ -120,10 +120,8 @@ sm_fault_resume(void)
 		sm_engine_let_go();
 	else
 		sm_engine_end(&w);
-	for (size_t k = 0; atomic_load(&sm_engine.put_off) && k < sm_engine.nspans; k++)
-		if (sm_engine.spans[k].u)
-			sm_uffd_wake_all(sm_engine.fd, sm_engine.spans[k].u,
-				sm_engine.spans[k].pages * sm_engine.page_bytes);
+	if (atomic_load(&sm_engine.put_off))
+		sm_engine_wake();
 }
 
 /* ------------------------------------------------------------------- child */

@@ -105,7 +105,7 @@ struct sm_work {
 };
 
 /** sm_engine_begin, sm_engine_end - around work on pages, for this thread; 0: whoever does not fork.
- * As sm_key_lend; EINPROGRESS: another thread forks. */
+ * As sm_key_lend; EINPROGRESS: another thread forks; EACCES: all is locked. */
 int sm_engine_begin_for(int thread, struct sm_work *w);
 static inline int
 sm_engine_begin(struct sm_work *w)
@@ -113,6 +113,11 @@ sm_engine_begin(struct sm_work *w)
 	return sm_engine_begin_for(0, w);
 }
 void sm_engine_end(struct sm_work *w);
+
+/** sm_engine_waits - all is locked: whoever touches a page is woken once it is not */
+bool sm_engine_waits(void);
+/** sm_engine_wake - let all who wait for a page try again; async-signal-safe */
+void sm_engine_wake(void);
 
 /** sm_engine_take, sm_engine_let_go - the engine's lock, lowest of all; nobody touches U under it */
 void sm_engine_take(void);

@@ -50,3 +50,40 @@ sm_fault_carry(void)
 				     "lost, and the key stays as it was");
 	return e;
 }
+
+/* ------------------------------------------------------------ lock and unlock */
+
+int
+sm_fault_lock(void)
+{
+	struct sm_work w;
+	bool all = true;
+	int e = sm_engine_begin(&w);
+
+	if (e)
+		return e;
+	for (size_t f = 0; f < sm_engine.frames; f++) {
+		struct sm_owner o = sm_engine.owner[f];
+
+		if (o.span && (o.span->page[o.page].holds || sm_engine_close(o.span, o.page, &w.key)))
+			all = false;
+	}
+	atomic_store(&sm_engine.shut, all);
+	sm_engine_end(&w);
+	return all ? 0 : sm_fail(EBUSY, "the kernel is using some pages, and they stay clear: "
+					"lock again once it has done");
+}
+
+void
+sm_fault_unlock(void)
+{
+	struct sm_mask m;
+
+	sm_server_mask(&m);
+	sm_engine_take();
+	atomic_store(&sm_engine.shut, false);
+	atomic_store(&sm_engine.put_off, false);
+	sm_engine_let_go();
+	sm_server_unmask(&m);
+	sm_engine_wake();
+}

@@ -132,8 +132,8 @@ start_pages(const struct sm_config *c)
 	static const struct sm_watch watch = { sm_fault_come, sm_fault_again, sm_fault_drop,
 		sm_fault_go };
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
-		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_pause,
-		sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
+		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_lock,
+		sm_fault_unlock, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
 
 	sm_heap_watch = c->transparent ? &watch : NULL;
 	sm_seal_pager = c->transparent ? &pager : NULL;

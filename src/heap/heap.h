@@ -122,7 +122,7 @@ void sm_heap_revived(bool whole);
 /** sm_heap_refill - the bytes of a live chunk, its canaries, and pins if it is clear. ENOMEM. */
 int sm_heap_refill(struct sm_chunk *c, const void *bytes, bool clear);
 
-/** sm_heap_stay - where pages are watched: a live chunk's bytes are there without being refilled */
+/** sm_heap_stay - a chunk counts again, and its bytes are there without being refilled */
 void sm_heap_stay(struct sm_chunk *c);
 
 /** sm_heap_leave - this chunk is nobody's, and its place is never used again */
@@ -184,6 +184,12 @@ sm_heap_live(const struct sm_chunk *c)
  * Args: pinned  it is, and is to be no more
  */
 void sm_heap_free(struct sm_chunk *c, void *ptr, bool pinned);
+
+/** sm_heap_doom - a chunk, whose lock is held, is freed but its bytes, which can't be touched now */
+void sm_heap_doom(struct sm_chunk *c);
+
+/** sm_heap_doomed - all of those, by next; each is to be given to sm_heap_stay, and freed as any */
+struct sm_chunk *sm_heap_doomed(void);
 
 /** sm_heap_pin_pages, sm_heap_unpin_pages - the slow halves of the next two */
 SM_COLD int sm_heap_pin_pages(struct sm_chunk *c);

@@ -273,6 +273,9 @@ void sm_window_retry(struct sm_region *r, size_t first, size_t pages);
 /** sm_window_forget - these pages are about to be unmapped, whatever is pinned */
 void sm_window_forget(struct sm_region *r, size_t first, size_t pages);
 
+/** sm_doom_reset - nobody waits to be freed */
+void sm_doom_reset(void);
+
 /** sm_window_reset - nothing is pinned */
 void sm_window_reset(void);
 /** sm_window_revive - in a forked child: nothing is pinned any more */

@@ -323,6 +323,7 @@ forget_pools(void)
 	pool_limit = (unsigned)sm_min_size(sm_os_map_limit() / 8 / POOL_MAPPINGS, UINT_MAX);
 	no_markers = false;
 	sm_run_reset();
+	sm_doom_reset();
 	sm_window_reset();
 }
 

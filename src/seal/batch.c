@@ -223,15 +223,6 @@ rekey(void)
 	return e;
 }
 
-static int
-not_transparent(void)
-{
-	if (!sm_seal_pager)
-		return 0;
-	return sm_fail(ENOTSUP, "transparent mode keeps its key: lock is not in version %s",
-		SECMALLOC_VERSION);
-}
-
 int
 sm_seal_rekey(void)
 {
@@ -255,6 +246,8 @@ close_for_good(void)
 		return e;
 	sm_os_barrier();
 	e = do_all(CLOSE);
+	if (e == 0 && sm_seal_pager)
+		e = sm_seal_pager->lock();
 	if (e)
 		(void)sm_gate_open(SM_LOCKED);
 	return e;
@@ -263,10 +256,7 @@ close_for_good(void)
 int
 sm_seal_lock(const void *material, size_t n)
 {
-	int e = not_transparent();
-
-	if (e == 0)
-		e = begin(SM_UP);
+	int e = begin(SM_UP);
 
 	if (e)
 		return e;
@@ -280,17 +270,34 @@ sm_seal_lock(const void *material, size_t n)
 	return end(e);
 }
 
+/* Who waits for pages goes on even if a purge came in between, and reads zeros. */
+static int
+unlock(const void *material, size_t n)
+{
+	int e = sm_key_unwrap(material, n);
+
+	if (e)
+		return e;
+	if (sm_seal_pager)
+		sm_seal_pager->unlock();
+	e = sm_gate_open(SM_LOCKED);
+	if (e == 0)
+		sm_seal_bury();
+	return e;
+}
+
 int
 sm_seal_unlock(const void *material, size_t n)
 {
+	struct sm_chunk *c;
 	int e = begin(SM_LOCKED);
 
 	if (e)
 		return e;
-	e = sm_key_unwrap(material, n);
-	if (e == 0)
-		e = sm_gate_open(SM_LOCKED);
-	return end(e);
+	if (sm_seal_pager && sm_heap_find(material, &c) != SM_FOREIGN)
+		return end(sm_fail(EINVAL, "the material is in a chunk, which is locked: pass it from "
+					   "elsewhere"));
+	return end(unlock(material, n));
 }
 
 /* ------------------------------------------------------------------ reseal */

@@ -101,6 +101,9 @@ void sm_batch_settle(void);
  * Args: forgiving  one that was tampered with is left behind */
 int sm_batch_carry(bool forgiving);
 
+/** sm_seal_bury - free what was freed while it could not be touched */
+void sm_seal_bury(void);
+
 /** sm_hand_moved - a chunk was put elsewhere: a walk may have missed it on its way */
 void sm_hand_moved(void);
 

@@ -108,6 +108,36 @@ put_back(struct sm_hand *h)
 	sm_heap_free(h->c, h->ptr, pinned);
 }
 
+/* While all is locked the pages of transparent mode can't be touched: the chunk is gone for all but
+ * us, and is wiped once they can. Under its lock. */
+static SM_COLD bool
+doom(struct sm_hand *h)
+{
+	if (!sm_seal_pager || !sm_state_is(SM_LOCKED))
+		return false;
+	if (h->c->veil == SM_VEIL_SEALED)
+		sm_hand_forget(h);
+	sm_heap_doom(h->c);
+	return true;
+}
+
+void
+sm_seal_bury(void)
+{
+	struct sm_chunk *c = sm_heap_doomed(), *next;
+
+	for (; c; c = next) {
+		struct sm_hand h = { c, sm_heap_bytes(c) };
+
+		next = c->next;
+		sm_lock_take(&c->lock, SM_RANK_CHUNK);
+		sm_heap_stay(c);
+		sm_heap_verify(c, h.ptr);
+		sm_heap_free(c, h.ptr, true);
+		sm_hand_release(&h);
+	}
+}
+
 /* The gate was shut while this one was on its way in: nobody knows its address. */
 static SM_COLD struct sm_got
 too_late(void *ptr)
@@ -120,7 +150,8 @@ too_late(void *ptr)
 			return (struct sm_got){ ptr, 0 };
 	h = sm_hand_take(ptr);
 	if (h.c) {
-		put_back(&h);
+		if (!doom(&h))
+			put_back(&h);
 		sm_hand_release(&h);
 	}
 	return (struct sm_got){ NULL, sm_state_refuse() };
@@ -179,6 +210,12 @@ sm_seal_free(void *ptr)
 
 	if (!SM_LIKELY(h.c != NULL)) {
 		(void)missed_or_die(ptr);
+		return 0;
+	}
+	if (!SM_LIKELY(sm_config_runs()) && doom(&h)) {
+		sm_hand_release(&h);
+		if (!sm_state_is(SM_LOCKED)) /* unlocked meanwhile, and whoever did may have seen none */
+			sm_seal_bury();
 		return 0;
 	}
 	e = sm_heap_lift(h.c);

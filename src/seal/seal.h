@@ -98,6 +98,8 @@ struct sm_pager {
 	void (*release)(void *ptr, size_t n);
 	int (*close_all)(void);
 	int (*carry)(void); /* all to the key in force. EBADMSG, ENOMEM, EACCES, ECANCELED. */
+	int (*lock)(void);  /* close all, and who touches a page waits. EBUSY: one stays open. */
+	void (*unlock)(void);
 	/* Around a fork, where children keep pages; what is below must hold still. */
 	int (*pause)(void);   /* all is in the store, where a child finds it; as sm_key_lend, ENOMEM */
 	void (*resume)(void); /* in the parent, also after a pause that failed */
