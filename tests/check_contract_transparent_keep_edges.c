@@ -9,6 +9,13 @@
 #include <pthread.h>
 #include <spawn.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#ifdef __has_include
+#if __has_include(<linux/io_uring.h>)
+#include <linux/io_uring.h>
+#define IORING_REGISTER_BUFFERS IORING_REGISTER_BUFFERS /* an enumerator */
+#endif
+#endif
 
 extern char **environ;
 
@@ -145,6 +152,73 @@ START_TEST(threads_allocate_while_another_forks)
 	(void)in_mode(_i, busy_heap);
 }
 END_TEST
+
+/* ------------------------------------------------------------- pinned pages */
+
+#ifdef IORING_REGISTER_BUFFERS
+enum { PINNED_BYTES = 8 * 4096 };
+
+static unsigned char *pinned;
+
+/** pin - a ring that has these bytes registered, or -1 */
+static int
+pin(unsigned char *p)
+{
+	struct io_uring_params how = { 0 };
+	struct iovec v = { p, PINNED_BYTES };
+	int ring = (int)syscall(SYS_io_uring_setup, 4, &how);
+
+	if (ring >= 0 && syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &v, 1)) {
+		close(ring);
+		return -1;
+	}
+	return ring;
+}
+
+static void
+has_a_copy(void *seed)
+{
+	MUST(filled(pinned, PINNED_BYTES, *(unsigned *)seed));
+	fill(pinned, PINNED_BYTES, 99);
+	MUST(secmalloc_encrypt_all() == 0 && stats_now().bytes_clear == 0);
+	MUST(filled(pinned, PINNED_BYTES, 99));
+}
+
+static void
+pinning(void *mode)
+{
+	int ring;
+
+	start_in(mode, 0);
+	make_chunks();
+	pinned = secaligned_alloc(4096, PINNED_BYTES);
+	MUST(pinned && secmalloc_hold(pinned) == 0);
+	ring = pin(pinned);
+	MUST(secmalloc_release(pinned) == 0);
+	if (ring < 0)
+		_exit(0);
+	for (unsigned i = 0; i < 5; i++) {
+		fill(pinned, PINNED_BYTES, i);
+		child_does(has_a_copy, &i);
+		MUST(filled(pinned, PINNED_BYTES, i));
+	}
+	MUST(stats_now().bytes_clear >= PINNED_BYTES);
+	MUST_FAIL(EBUSY, -1, secmalloc_lock("material", 8));
+	close(ring);
+	for (unsigned i = 0; i < 100 && stats_now().bytes_clear; i++) { /* the kernel lets go late */
+		usleep(10000);
+		MUST(secmalloc_encrypt_all() == 0);
+	}
+	MUST(stats_now().bytes_clear == 0 && filled(pinned, PINNED_BYTES, 4));
+	chunks_are(0);
+}
+
+START_TEST(a_child_has_a_copy_of_what_the_kernel_has_pinned)
+{
+	(void)in_mode(_i, pinning);
+}
+END_TEST
+#endif
 
 /* -------------------------------------------------------------- other ways */
 
@@ -313,5 +387,8 @@ main(void)
 	tcase_add_loop_test(tc, a_child_without_means_says_so_once, 1, 3);
 	tcase_add_loop_test(tc, privileges_may_go_before_the_fork, 1, 2);
 	tcase_add_loop_test(tc, a_purge_in_a_child_leaves_the_parent_alone, 1, 3);
+#ifdef IORING_REGISTER_BUFFERS
+	tcase_add_loop_test(tc, a_child_has_a_copy_of_what_the_kernel_has_pinned, 1, 3);
+#endif
 	return run(s);
 }
