@@ -5,7 +5,7 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * Linked with --wrap of mmap, mprotect, madvise, mremap, ftruncate, syscall, getrandom and
+ * Linked with --wrap of mmap, mprotect, madvise, mremap, ftruncate, syscall, getrandom, ioctl and
  * pthread_create, so that the library's own calls come here and nobody else's do.
  */
 #include "keep.h"
@@ -20,7 +20,7 @@
 #endif
 
 enum call { MMAP, MLOCK, MUNLOCK, MPROTECT, MADVISE, MREMAP, FTRUNCATE, MEMFD_SECRET, GETRANDOM,
-	THREAD };
+	THREAD, IOCTL, USERFAULTFD };
 
 static const struct injection {
 	const char *name;
@@ -33,6 +33,7 @@ static const struct injection {
 	{ "madvise", MADVISE, ENOMEM }, { "mremap", MREMAP, ENOMEM },
 	{ "ftruncate", FTRUNCATE, ENOMEM }, { "memfd_secret", MEMFD_SECRET, EMFILE },
 	{ "getrandom", GETRANDOM, ENOSYS }, { "pthread_create", THREAD, EAGAIN },
+	{ "ioctl", IOCTL, ENOMEM }, { "ioctl", IOCTL, EBUSY }, { "userfaultfd", USERFAULTFD, EMFILE },
 };
 
 enum { N_INJECTIONS = sizeof(INJECTIONS) / sizeof(INJECTIONS[0]), PLACES_MOST = 400 };
@@ -62,6 +63,7 @@ void *__real_mremap(void *, size_t, size_t, int, ...);
 int __real_ftruncate(int, off_t);
 long __real_syscall(long, ...);
 ssize_t __real_getrandom(void *, size_t, unsigned);
+int __real_ioctl(int, unsigned long, ...);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 void *__wrap_mmap(void *, size_t, int, int, int, off_t);
 int __wrap_mprotect(void *, size_t, int);
@@ -70,6 +72,7 @@ void *__wrap_mremap(void *, size_t, size_t, int, ...);
 int __wrap_ftruncate(int, off_t);
 long __wrap_syscall(long, ...);
 ssize_t __wrap_getrandom(void *, size_t, unsigned);
+int __wrap_ioctl(int, unsigned long, ...);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 void *
@@ -120,6 +123,7 @@ __wrap_syscall(long nr, ...)
 	c = va_arg(ap, long);
 	va_end(ap);
 	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)) ||
+		(nr == SYS_mlock2 && fails(MLOCK)) || (nr == SYS_userfaultfd && fails(USERFAULTFD)) ||
 		(nr == SYS_munlock && fails(MUNLOCK)))
 		return -1;
 	return __real_syscall(nr, a, b, c);
@@ -129,6 +133,18 @@ ssize_t
 __wrap_getrandom(void *p, size_t n, unsigned flags)
 {
 	return fails(GETRANDOM) ? -1 : __real_getrandom(p, n, flags);
+}
+
+int
+__wrap_ioctl(int fd, unsigned long request, ...)
+{
+	va_list ap;
+	void *p;
+
+	va_start(ap, request);
+	p = va_arg(ap, void *);
+	va_end(ap);
+	return fails(IOCTL) ? -1 : __real_ioctl(fd, request, p);
 }
 
 int
@@ -180,6 +196,7 @@ first_to_prepare(void)
 /* ----------------------------------------------------------- the scenario */
 
 static unsigned char *marked;
+static bool transparent;
 
 static void
 start(unsigned without)
@@ -188,6 +205,12 @@ start(unsigned without)
 
 	ck_assert_int_eq(pthread_atfork(NULL, disarm, first_in_child), 0);
 	c.reseal_ms = 1000000;
+	if (transparent) {
+		c.flags = SECMALLOC_TRANSPARENT;
+		c.clear_limit = 32 * 4096;
+		for (unsigned i = 0; i < N_HEIRLOOMS; i++)
+			heirlooms[i].access = RW;
+	}
 	start_with(&c);
 	ck_assert_int_eq(pthread_atfork(first_to_prepare, disarm, disarm), 0);
 	make_heirlooms();
@@ -211,7 +234,7 @@ tell(void)
 
 	if (secmalloc_owns(heirlooms[4].p)) {
 		heirlooms_are_whole();
-		MUST(is_marker(marked) && markers_in_memory() == 1);
+		MUST(is_marker(marked) && (transparent || markers_in_memory() == 1));
 		MUST(secmalloc_encrypt_all() == 0 && secmalloc_rekey() == 0);
 		status = KEPT;
 	} else {
@@ -314,6 +337,39 @@ START_TEST(a_call_that_fails_in_the_parent_costs_it_nothing_without_hidden)
 }
 END_TEST
 
+static void
+starts(void *arg)
+{
+	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+
+	(void)arg;
+	c.flags = SECMALLOC_TRANSPARENT;
+	MUST(secmalloc_init(&c) == 0 && stats_now().mode == 1);
+}
+
+/** pages_are_watched - whether transparent mode works here, by a thread; asked in a child, as our
+ * handlers must come before the library's */
+static bool
+pages_are_watched(void)
+{
+	transparent = !SANITIZED && outcome_of(starts, NULL).status == 0;
+	return transparent;
+}
+
+START_TEST(in_transparent_mode_a_child_has_all_or_nothing_too)
+{
+	if (pages_are_watched())
+		every_place(_i, 1, 0);
+}
+END_TEST
+
+START_TEST(in_transparent_mode_it_costs_the_parent_nothing_too)
+{
+	if (pages_are_watched())
+		every_place(_i, 0, 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -327,6 +383,9 @@ main(void)
 		N_INJECTIONS);
 	tcase_add_loop_test(tc, a_call_that_fails_in_the_parent_costs_it_nothing, 0, N_INJECTIONS);
 	tcase_add_loop_test(tc, a_call_that_fails_in_the_parent_costs_it_nothing_without_hidden, 0,
+		N_INJECTIONS);
+	tcase_add_loop_test(tc, in_transparent_mode_a_child_has_all_or_nothing_too, 0, N_INJECTIONS);
+	tcase_add_loop_test(tc, in_transparent_mode_it_costs_the_parent_nothing_too, 0,
 		N_INJECTIONS);
 	return run(s);
 }

@@ -132,8 +132,9 @@ static int
 open_descriptor(void)
 {
 	int fd = sm_uffd_open(sm_fault_by);
+	bool barred = fd < 0 && (errno == EPERM || errno == EACCES || errno == ENOENT);
 
-	if (fd < 0 && sm_fault_by == SM_MODE_THREAD && !sm_host.unaware) {
+	if (barred && sm_fault_by == SM_MODE_THREAD && !sm_host.unaware) {
 		sm_fault_by = SM_MODE_SIGNAL;
 		fd = sm_uffd_open(sm_fault_by);
 	}
