@@ -165,7 +165,7 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, s->page[i].epoch };
 	struct sm_message m = message(s, i, frame_at(f), ad);
-	struct sm_loan other = { NULL, 0, 0 };
+	struct sm_loan other = { 0 };
 	int e = 0;
 
 	if (s->page[i].epoch != key->epoch) { /* sealed before a fork, or a rekey */
