@@ -129,8 +129,10 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 static void
 free_frame(uint32_t f)
 {
-	if (sm_engine.owner[f].span)
+	if (sm_engine.owner[f].span) {
 		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&sm_engine.closed, 1, memory_order_relaxed);
+	}
 	sm_engine.owner[f].span = NULL;
 	sm_engine.free[sm_engine.nfree++] = f;
 }
@@ -142,7 +144,7 @@ refill(struct sm_span *s, size_t i)
 	uint32_t f = s->page[i].frame;
 
 	if (sm_uffd_fill(sm_engine.fd, frame_at(f)))
-		sm_die(SECMALLOC_FAULT_INTERNAL, s->u);
+		sm_die_of("there is no memory for a page: free some", s->u);
 	*(volatile unsigned char *)frame_at(f) = 0; /* a frame of its own, not the page of zeros */
 	s->page[i].state = SM_PAGE_VIRGIN;
 	free_frame(f);
@@ -210,8 +212,8 @@ take_frame(uint32_t *f, const struct sm_loan *key)
 	while (sm_engine.nfree <= RESERVE && evict(key))
 		;
 	if (sm_engine.nfree == 0)
-		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
-			sm_engine.frames);
+		return sm_fail(ENOMEM, "all %zu pages that may be clear are held, or in use by the "
+				       "kernel: raise clear_limit", sm_engine.frames);
 	*f = sm_engine.free[--sm_engine.nfree];
 	return 0;
 }
@@ -223,7 +225,8 @@ place(struct sm_span *s, size_t i, uint32_t f)
 	int e = s->locked ? 0 : sm_uffd_lock(u, sm_engine.page_bytes);
 
 	if (e)
-		return sm_os_pin_refused(e, sm_engine.page_bytes);
+		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
+				       "(LimitMEMLOCK=), or lower clear_limit", e);
 	e = sm_uffd_move(sm_engine.fd, u, frame_at(f));
 	if (e == 0 || e == EEXIST)
 		return 0;
@@ -239,8 +242,10 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	uint32_t f = 0;
 	int e;
 
-	if (p->state == SM_PAGE_CLEAR) /* it is there, or was thrown away */
-		return sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+	if (p->state == SM_PAGE_CLEAR) { /* it is there, or was thrown away */
+		e = sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+		return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
+	}
 	e = p->state == SM_PAGE_LOST ? EBADMSG : take_frame(&f, key);
 	if (e)
 		return e;

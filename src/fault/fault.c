@@ -211,21 +211,25 @@ sm_fault_served(void)
 
 /* ------------------------------------------------------------------- serving */
 
+enum { PATIENCE_MS = 3000 };
+
+/** How long a fault has waited while no page was closed anywhere. */
+struct wait {
+	uint64_t since, closed;
+	bool begun;
+	unsigned turn;
+};
+
 /* Everything was purged: what was there reads as zero. Locked: whoever touches waits. */
-static bool
+static int
 serve_without_key(void *at, int e)
 {
-	struct sm_span *s;
+	struct sm_span *s = sm_engine_span(at);
 
-	if (e != ECANCELED) {
-		unsigned turn = 80; /* a sleep */
-
-		sm_rest(&turn);
-		return false;
-	}
-	s = sm_engine_span(at);
-	return s == NULL || sm_uffd_fill(sm_engine.fd,
-		s->u + sm_engine_index(s, at) * sm_engine.page_bytes) == 0;
+	if (e != ECANCELED || s == NULL)
+		return s ? EACCES : 0;
+	e = sm_uffd_fill(sm_engine.fd, s->u + sm_engine_index(s, at) * sm_engine.page_bytes);
+	return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
 }
 
 static int
@@ -237,7 +241,7 @@ serve_once(void *at)
 	int e = sm_engine_begin(&w);
 
 	if (e)
-		return serve_without_key(at, e) ? 0 : EAGAIN;
+		return serve_without_key(at, e);
 	s = sm_engine_span(at);
 	i = s ? sm_engine_index(s, at) : 0;
 	e = s ? sm_engine_open(s, i, &w.key) : 0;
@@ -247,19 +251,34 @@ serve_once(void *at)
 	return e;
 }
 
+/* Other threads may release what they hold; whoever touched cannot be told that they will not. */
+static void
+wait_on(struct wait *w, int e, const void *at)
+{
+	uint64_t closed = atomic_load_explicit(&sm_engine.closed, memory_order_relaxed);
+
+	if (e == EBADMSG)
+		sm_die(SECMALLOC_FAULT_TAMPERED, at);
+	if (e == EACCES || !w->begun || closed != w->closed) {
+		w->begun = e != EACCES;
+		w->closed = closed;
+		w->since = sm_os_now_ms();
+	} else if (sm_os_now_ms() - w->since >= PATIENCE_MS) {
+		sm_die_of(sm_error_text(), at);
+	}
+	sm_rest(&w->turn);
+}
+
 bool
 sm_engine_serve(void *at)
 {
-	unsigned turn = 0;
+	struct wait w = { 0 };
 	int e;
 
 	if (!sm_engine_span(at))
 		return false;
-	while ((e = serve_once(at)) != 0) {
-		if (e == EBADMSG)
-			sm_die(SECMALLOC_FAULT_TAMPERED, at);
-		sm_rest(&turn);
-	}
+	while ((e = serve_once(at)) != 0)
+		wait_on(&w, e, at);
 	atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);
 	return true;
 }

@@ -45,8 +45,8 @@ int sm_uffd_move(int fd, void *to, void *from);
 int sm_uffd_fill(int fd, void *to);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
-/** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor at `stop` can be read */
-void *sm_uffd_next(int fd, int stop);
+/** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor `bell` can be read */
+void *sm_uffd_next(int fd, int bell);
 
 /** sm_uffd_lock - lock pages as they come; undo. An errno value. */
 int sm_uffd_lock(void *base, size_t bytes);
@@ -67,6 +67,7 @@ struct sm_engine {
 	_Atomic uint32_t next, serving; /* the lock: a ticket each, as an unfair one starves */
 	_Atomic bool shut;		/* while all is locked nobody opens a page */
 	_Atomic uint64_t served, clear; /* faults; pages */
+	_Atomic uint64_t closed;	/* pages since start: whoever waits for a frame has hope */
 	int fd;
 	size_t page_bytes;
 	struct sm_area p; /* frames; base NULL: the engine does not run */
@@ -104,7 +105,7 @@ void sm_engine_let_go(void);
 /* Under the lock, the rest. */
 struct sm_span *sm_engine_span(const void *at);
 size_t sm_engine_index(const struct sm_span *s, const void *at);
-/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. */
+/** sm_engine_open - and wake who waits for it. ENOMEM: all is held. EBADMSG: lost. */
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_close - a clear page. EBUSY and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
@@ -127,5 +128,44 @@ bool sm_engine_serve(void *at);
 int sm_server_start(enum sm_mode mode, int fd);
 void sm_server_stop(void);
 void sm_server_forget(void);
+
+/** What the thread that serves is told beside faults. */
+enum sm_ring { SM_RING_STOP = 'S', SM_RING_CALL = 'C' };
+/** sm_server_ring - tell it. An errno value: it hears nothing. */
+int sm_server_ring(enum sm_ring what);
+
+/** sm_call_open - from now on sm_fault_call asks the thread; false: it answers 0 by itself */
+void sm_call_open(bool open);
+/** sm_call_answer - in the thread: make the call that is asked for */
+void sm_call_answer(void);
+void sm_call_forget(void);
+
+/* ------------------------------------------- a thread that libc does not know */
+
+/*
+ * Where even the C library's data lies in U, one of its threads would wait for itself before it
+ * serves anything.  This one has a stack and variables of its own, starts with no signal, and may
+ * use nothing that allocates, prints or knows of a locale.  It goes when the program does.
+ */
+
+/** sm_raw_start - run this there. ENOTSUP: not on this machine; as sm_os_obtain; EAGAIN. */
+int sm_raw_start(int (*run)(void *));
+/** sm_raw_join - wait until `run` has returned; give its stack back */
+void sm_raw_join(void);
+/** sm_raw_forget - in a forked child: it is not here, its stack goes */
+void sm_raw_forget(void);
+
+/** sm_raw_await, sm_raw_wake - sleep while a word is what was seen; wake who does */
+void sm_raw_await(_Atomic uint32_t *word, uint32_t seen);
+void sm_raw_wake(_Atomic uint32_t *word);
+
+/** sm_raw_mask, sm_raw_unmask - as sm_server_mask, and the C library's own signals */
+void sm_raw_mask(struct sm_mask *m);
+void sm_raw_unmask(const struct sm_mask *m);
+
+/** sm_tls_bytes - what the variables of a thread take; 0: the C library does not tell */
+size_t sm_tls_bytes(void);
+/** sm_tls_make - lay them out in zero bytes; returns the thread pointer */
+void *sm_tls_make(unsigned char *at);
 
 #endif
