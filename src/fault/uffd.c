@@ -124,22 +124,33 @@ sm_uffd_wake(int fd, void *page)
 	(void)ioctl(fd, UFFDIO_WAKE, &r);
 }
 
-void *
-sm_uffd_next(int fd, int stop)
+/* Not by read and poll, at which a thread of the C library's can be cancelled. NULL: none yet. */
+static void *
+look(int fd)
 {
-	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = stop, .events = POLLIN } };
 	struct uffd_msg m;
+	long n = syscall(SYS_read, fd, &m, sizeof(m));
 
-	for (;;) {
-		if (read(fd, &m, sizeof(m)) == (ssize_t)sizeof(m)) {
-			if (m.event == UFFD_EVENT_PAGEFAULT)
-				return (void *)(uintptr_t)m.arg.pagefault.address;
-			continue;
-		}
+	if (n == (long)sizeof(m) && m.event == UFFD_EVENT_PAGEFAULT)
+		return (void *)(uintptr_t)m.arg.pagefault.address;
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		sm_die_of("the descriptor that tells of closed pages was closed: a program closes "
+			  "only its own", NULL);
+	return NULL;
+}
+
+void *
+sm_uffd_next(int fd, int bell)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = bell, .events = POLLIN } };
+	void *at;
+
+	while ((at = look(fd)) == NULL) {
 		p[1].revents = 0;
-		if (poll(p, 2, -1) > 0 && p[1].revents)
+		if (syscall(SYS_ppoll, p, 2, NULL, NULL, 0) > 0 && p[1].revents)
 			return NULL;
 	}
+	return at;
 }
 
 int

@@ -133,14 +133,20 @@ start_pages(const struct sm_config *c)
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
 		sm_fault_release, sm_fault_close_all };
 
+	int e;
+
 	sm_heap_watch = c->transparent ? &watch : NULL;
 	sm_seal_pager = c->transparent ? &pager : NULL;
-	return c->transparent ? sm_fault_start() : 0;
+	e = c->transparent ? sm_fault_start() : 0;
+	if (e == 0 && sm_fault_is_apart())
+		atomic_store(&sm_host.everywhere, sm_fault_call);
+	return e;
 }
 
 static void
 stop_pages(void)
 {
+	atomic_store(&sm_host.everywhere, NULL);
 	sm_fault_stop();
 	sm_seal_pager = NULL;
 }
