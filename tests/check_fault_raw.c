@@ -285,20 +285,32 @@ START_TEST(a_hundred_starts_leave_nothing_behind)
 }
 END_TEST
 
+/** hold_all_frames - small chunks, each on a page of its own; all but the last one are held */
 static void
-hold_everything(void *unused)
+hold_all_frames(unsigned char *p[FRAMES + 1])
+{
+	start();
+	for (size_t n = 0; n <= FRAMES;) {
+		size_t i = 0;
+
+		p[n] = closed(64, 7);
+		while (i < n && (uintptr_t)p[i] / PAGE != (uintptr_t)p[n] / PAGE)
+			i++;
+		n += i == n;
+	}
+	for (size_t n = 0; n < FRAMES; n++)
+		MUST(secmalloc_hold(p[n]) == 0);
+	MUST_FAIL(ENOMEM, -1, secmalloc_hold(p[FRAMES]));
+}
+
+static void
+touch_one_too_many(void *unused)
 {
 	unsigned char *p[FRAMES + 1];
 
 	(void)unused;
-	start();
-	for (int i = 0; i <= FRAMES; i++)
-		p[i] = closed(PAGE - 64, 7);
-	for (int i = 0; i < FRAMES; i++)
-		if (secmalloc_hold(p[i]))
-			break;
-	for (int i = 0; i <= FRAMES; i++)
-		*byte_at(p[i], 0) ^= 1;
+	hold_all_frames(p);
+	spoil(p[FRAMES], 0);
 }
 
 START_TEST(a_touch_that_can_never_be_served_ends_in_a_sentence)
@@ -307,7 +319,7 @@ START_TEST(a_touch_that_can_never_be_served_ends_in_a_sentence)
 
 	if (!here)
 		return;
-	o = outcome_of(hold_everything, NULL);
+	o = outcome_of(touch_one_too_many, NULL);
 	ck_assert_msg(WIFSIGNALED(o.status) && WTERMSIG(o.status) == SIGABRT, "status 0x%x: %s",
 		(unsigned)o.status, o.text);
 	ck_assert_str_eq(o.text, "secmalloc: internal: all 64 pages that may be clear are held, or in "
@@ -324,27 +336,22 @@ release_later(void *held)
 }
 
 static void
-hold_for_a_while(void *unused)
+touch_and_wait(void *unused)
 {
 	unsigned char *p[FRAMES + 1];
 	pthread_t t;
-	int n = 0;
 
 	(void)unused;
-	start();
-	for (int i = 0; i <= FRAMES; i++)
-		p[i] = closed(PAGE - 64, 7);
-	while (n < FRAMES && secmalloc_hold(p[n]) == 0)
-		n++;
+	hold_all_frames(p);
 	MUST(pthread_create(&t, NULL, release_later, p[0]) == 0);
-	MUST(filled(p[FRAMES], PAGE - 64, 7));
+	MUST(filled(p[FRAMES], 64, 7));
 	MUST(pthread_join(t, NULL) == 0);
 }
 
 START_TEST(a_touch_waits_for_a_hold_that_is_released)
 {
 	if (here)
-		assert_exits_0(hold_for_a_while, NULL);
+		assert_exits_0(touch_and_wait, NULL);
 }
 END_TEST
 
