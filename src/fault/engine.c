@@ -29,11 +29,10 @@ sm_engine_let_go(void)
 }
 
 int
-sm_engine_begin(struct sm_work *w)
+sm_engine_enter(struct sm_work *w)
 {
 	int e;
 
-	sm_server_mask(&w->mask);
 	sm_locks_shelve(&w->shelf);
 	e = sm_key_lend(&w->key, 0);
 	if (e == 0) {
@@ -41,16 +40,33 @@ sm_engine_begin(struct sm_work *w)
 		return 0;
 	}
 	sm_locks_unshelve(&w->shelf);
-	sm_server_unmask(&w->mask);
 	return e;
+}
+
+int
+sm_engine_begin(struct sm_work *w)
+{
+	int e;
+
+	sm_server_mask(&w->mask);
+	e = sm_engine_enter(w);
+	if (e)
+		sm_server_unmask(&w->mask);
+	return e;
+}
+
+void
+sm_engine_leave(struct sm_work *w)
+{
+	sm_engine_let_go();
+	sm_key_return(&w->key);
+	sm_locks_unshelve(&w->shelf);
 }
 
 void
 sm_engine_end(struct sm_work *w)
 {
-	sm_engine_let_go();
-	sm_key_return(&w->key);
-	sm_locks_unshelve(&w->shelf);
+	sm_engine_leave(w);
 	sm_server_unmask(&w->mask);
 }
 
@@ -115,6 +131,7 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 	struct sm_message m = message(s, i, frame_at(f), ad);
 	int e;
 
+	m.scrap = true;
 	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
 	e = sm_cipher_open(key->state, &m);
 	if (sm_purged())
@@ -227,12 +244,37 @@ place(struct sm_span *s, size_t i, uint32_t f)
 	if (e)
 		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
 				       "(LimitMEMLOCK=), or lower clear_limit", e);
-	e = sm_uffd_move(sm_engine.fd, u, frame_at(f));
-	if (e == 0 || e == EEXIST)
+	e = sm_uffd_place(sm_engine.fd, u, frame_at(f));
+	if (e == 0)
 		return 0;
 	if (!s->locked)
 		sm_uffd_unlock(u, sm_engine.page_bytes);
 	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory", e);
+}
+
+/* Noted before whoever waits runs on, and before a purge can look for it. */
+static int
+show(struct sm_span *s, size_t i, uint32_t f)
+{
+	uint8_t before = s->page[i].state;
+	int e;
+
+	s->page[i].state = SM_PAGE_CLEAR;
+	s->page[i].frame = f;
+	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
+	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+	e = place(s, i, f);
+	if (e) {
+		sm_wipe(frame_at(f), sm_engine.page_bytes);
+		s->page[i].state = before;
+		sm_engine.owner[f].span = NULL;
+		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+		free_frame(f);
+	} else if (sm_purge_fence()) {
+		sm_engine_discard(s, i);
+		e = sm_state_refuse();
+	}
+	return e;
 }
 
 int
@@ -254,17 +296,10 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	if (e == EBADMSG)
 		p->state = SM_PAGE_LOST;
 	if (e == 0)
-		e = place(s, i, f);
-	if (e) {
-		sm_wipe(frame_at(f), sm_engine.page_bytes);
-		free_frame(f);
-		return e;
-	}
-	p->state = SM_PAGE_CLEAR;
-	p->frame = f;
-	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
-	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
-	return 0;
+		return show(s, i, f);
+	sm_wipe(frame_at(f), sm_engine.page_bytes);
+	free_frame(f);
+	return e;
 }
 
 /* ---------------------------------------------------------- start and stop */

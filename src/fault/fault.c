@@ -238,16 +238,14 @@ serve_once(void *at)
 	struct sm_work w;
 	struct sm_span *s;
 	size_t i;
-	int e = sm_engine_begin(&w);
+	int e = sm_engine_enter(&w);
 
 	if (e)
 		return serve_without_key(at, e);
 	s = sm_engine_span(at);
 	i = s ? sm_engine_index(s, at) : 0;
 	e = s ? sm_engine_open(s, i, &w.key) : 0;
-	if (s && e == 0)
-		sm_uffd_wake(sm_engine.fd, s->u + i * sm_engine.page_bytes);
-	sm_engine_end(&w);
+	sm_engine_leave(&w);
 	return e;
 }
 

@@ -41,7 +41,9 @@ int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);
 /** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... */
 int sm_uffd_move(int fd, void *to, void *from);
-/** sm_uffd_fill - a page of zeros where there is none */
+/** sm_uffd_place - one page, and wake who waits for it; also where it is there already */
+int sm_uffd_place(int fd, void *to, void *from);
+/** sm_uffd_fill - a page of zeros where there is none; wakes as well */
 int sm_uffd_fill(int fd, void *to);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
@@ -96,6 +98,9 @@ struct sm_work {
 
 /** sm_engine_begin, sm_engine_end - around work on pages. As sm_key_lend. */
 int sm_engine_begin(struct sm_work *w);
+/** sm_engine_enter, sm_engine_leave - the same where no signal can come: while a fault is served */
+int sm_engine_enter(struct sm_work *w);
+void sm_engine_leave(struct sm_work *w);
 void sm_engine_end(struct sm_work *w);
 
 /** sm_engine_take, sm_engine_let_go - the engine's lock, lowest of all; nobody touches U under it */
