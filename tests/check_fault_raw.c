@@ -1,5 +1,5 @@
 /*
- * check_fault_raw.c - faults of a program that knows nothing: served by a thread that libc does not know
+ * check_fault_raw.c - a program that knows nothing is served by a thread that libc does not know
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC

@@ -153,7 +153,9 @@ void sm_call_forget(void);
  * use nothing that allocates, prints or knows of a locale.  It goes when the program does.
  */
 
-/** sm_raw_start - run this there. ENOTSUP: not on this machine; as sm_os_obtain; EAGAIN. */
+/** sm_raw_here - there are such threads on this machine */
+bool sm_raw_here(void);
+/** sm_raw_start - run this there, if they are here. As sm_os_obtain; EAGAIN. */
 int sm_raw_start(int (*run)(void *));
 /** sm_raw_join - wait until `run` has returned; give its stack back */
 void sm_raw_join(void);

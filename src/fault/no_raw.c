@@ -2,6 +2,12 @@
 
 #include <errno.h>
 
+bool
+sm_raw_here(void)
+{
+	return false;
+}
+
 int
 sm_raw_start(int (*run)(void *))
 {

@@ -83,13 +83,18 @@ give_back(void)
 	sm_os_unreserve(raw.reserved, raw.reserved_bytes);
 }
 
+bool
+sm_raw_here(void)
+{
+	return sm_tls_bytes() != 0;
+}
+
 int
 sm_raw_start(int (*run)(void *))
 {
-	size_t tls = sm_tls_bytes();
 	unsigned char *top;
 	struct sm_mask m;
-	int e = tls ? obtain(STACK_BYTES + tls) : ENOTSUP;
+	int e = obtain(STACK_BYTES + sm_tls_bytes());
 
 	if (e)
 		return e;

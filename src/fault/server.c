@@ -135,14 +135,14 @@ start_thread(void)
 
 	if (e)
 		return e;
-	e = sm_host.unaware ? sm_raw_start(serve) : ENOTSUP;
-	server.apart = e == 0;
-	if (e == ENOTSUP)
-		e = start_pthread();
-	if (e)
-		close_bell();
-	else if (server.apart)
-		sm_call_open(true);
+	server.apart = sm_host.unaware && sm_raw_here();
+	e = server.apart ? sm_raw_start(serve) : start_pthread();
+	if (e == 0) {
+		sm_call_open(server.apart);
+		return 0;
+	}
+	server.apart = false;
+	close_bell();
 	return e;
 }
 

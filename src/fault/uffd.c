@@ -173,9 +173,9 @@ now_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* Whoever was served may touch the next page at once: to yield to him a few times costs less than to
- * sleep and be woken. It costs much more where others are yielded to: then it is left for a while,
- * each time for longer. */
+/* Whoever was served may touch the next page at once: to yield to him a few times costs less than
+ * to sleep and be woken. It costs much more where others are yielded to: then it is left for a
+ * while, each time for longer. */
 static void *
 look_again(int fd)
 {
