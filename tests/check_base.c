@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: ISC
  */
 #include "contract.h"
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
@@ -285,6 +286,17 @@ fail_in_thread(void *bad)
 	return NULL;
 }
 
+START_TEST(sm_fail_knows_the_least_and_the_most)
+{
+	sm_fail(EIO, "%d %d %u %zu%s", INT_MIN, 0, UINT_MAX, SIZE_MAX, "");
+	if (SIZE_MAX == UINT64_MAX)
+		ck_assert_str_eq(sm_error_text(),
+			"-2147483648 0 4294967295 18446744073709551615");
+	sm_fail(EIO, "%s", "");
+	ck_assert_str_eq(sm_error_text(), "");
+}
+END_TEST
+
 START_TEST(sm_fail_hands_on_its_value_and_keeps_errno)
 {
 	errno = EDOM;
@@ -349,6 +361,7 @@ main(void)
 	tcase_add_test(tc, a_thread_that_waits_long_sleeps_up_to_1_ms_a_turn_and_gets_the_lock);
 	tcase_add_loop_test(tc, locks_go_down_in_rank_which_checking_builds_assert, 0, RANKS);
 	tcase_add_test(tc, a_child_that_forgot_its_locks_may_take_any);
+	tcase_add_test(tc, sm_fail_knows_the_least_and_the_most);
 	tcase_add_test(tc, sm_fail_hands_on_its_value_and_keeps_errno);
 	tcase_add_test(tc, each_thread_has_its_own_error_text);
 	tcase_add_test(tc, an_error_text_too_long_is_cut_and_nothing_behind_it_is_written);

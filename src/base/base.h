@@ -74,6 +74,9 @@ void sm_wipe_traces_of(size_t bytes);
  */
 _Noreturn SM_COLD void sm_die(enum secmalloc_fault kind, const void *ptr);
 
+/** sm_die_of - the fault INTERNAL, where a cause and its cure can be told */
+_Noreturn SM_COLD void sm_die_of(const char *cause, const void *ptr);
+
 /** sm_assert - an invariant of the house; broken, it is the fault INTERNAL */
 #define sm_assert(x) (SM_LIKELY(x) ? (void)0 : sm_die(SECMALLOC_FAULT_INTERNAL, NULL))
 
@@ -99,6 +102,7 @@ enum sm_rank {
 	SM_RANK_KEY_SLOT = 3 * 16 + 8, /* key: one scratch slot; lent while heap works */
 	SM_RANK_CHUNK = 4 * 16 + 0,    /* seal: one chunk's record and bytes */
 	SM_RANK_BATCH = 4 * 16 + 8,    /* seal: whoever walks over all chunks, or changes the key */
+	SM_RANK_CALL = 5 * 16 + 0,     /* fault: a system call for the thread that serves */
 	SM_RANK_LIFE = 6 * 16 + 0      /* front: start, stop, fork */
 };
 
@@ -364,7 +368,8 @@ void sm_count_reset(void);
 /**
  * sm_fail - note the cause and cure of this thread's failure, and hand the errno value on
  *
- * The text must hold no secret.  Allocates nothing.  Keeps errno.  Returns: e.
+ * The text must hold no secret.  Allocates nothing and knows no locale, so only %s, %d, %u and
+ * %zu, bare.  Keeps errno.  Returns: e.
  */
 SM_COLD int sm_fail(int e, const char *fmt, ...) SM_PRINTF(2, 3);
 

@@ -26,15 +26,39 @@ sentence(enum secmalloc_fault kind)
 	return "secmalloc: internal: an invariant of the library is broken, please report this\n";
 }
 
-_Noreturn void
-sm_die(enum secmalloc_fault kind, const void *ptr)
+static void
+tell(enum secmalloc_fault kind, const void *ptr)
 {
 	const struct sm_config *c = sm_config();
-	const char *s = sentence(kind);
 
 	if (c->on_fault)
 		c->on_fault(kind, ptr, c->fault_arg);
+}
+
+_Noreturn void
+sm_die(enum secmalloc_fault kind, const void *ptr)
+{
+	const char *s = sentence(kind);
+
+	tell(kind, ptr);
 	if (write(STDERR_FILENO, s, strlen(s)) < 0)
+		abort();
+	abort();
+}
+
+/* One write, so that nobody's words come in between. */
+_Noreturn void
+sm_die_of(const char *cause, const void *ptr)
+{
+	static const char head[] = "secmalloc: internal: ";
+	char line[320];
+	size_t n = sm_min_size(strlen(cause), sizeof(line) - sizeof(head));
+
+	tell(SECMALLOC_FAULT_INTERNAL, ptr);
+	memcpy(line, head, sizeof(head) - 1);
+	memcpy(line + sizeof(head) - 1, cause, n);
+	line[sizeof(head) - 1 + n] = '\n';
+	if (write(STDERR_FILENO, line, sizeof(head) + n) < 0)
 		abort();
 	abort();
 }

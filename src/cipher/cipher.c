@@ -82,6 +82,15 @@ open_short(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 	return open_aside(a, state, r, to);
 }
 
+static SM_NOINLINE int
+open_scrap(const struct sm_aead *a, const void *state, const struct sm_raw *r)
+{
+	int e = deep_open(a, state, r, true);
+
+	sm_wipe_traces();
+	return e ? EBADMSG : 0;
+}
+
 static int
 open_raw(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
@@ -220,5 +229,5 @@ sm_cipher_open(const void *state, const struct sm_message *m)
 	memcpy(w.tag, m->tag, SM_TAG_BYTES);
 	if (chosen->tag_bytes > SM_TAG_BYTES)
 		memcpy(w.tag + SM_TAG_BYTES, m->tag_rest, SM_TAG_REST_BYTES);
-	return open_raw(chosen, state, &r);
+	return m->scrap ? open_scrap(chosen, state, &r) : open_raw(chosen, state, &r);
 }

@@ -31,6 +31,7 @@ struct sm_message {
 	unsigned char *to; /* sealing: where the ciphertext goes; NULL: in place */
 	const void *ad; /* associated data: authenticated, not stored */
 	size_t ad_bytes;
+	bool scrap; /* opening: forged bytes need not stay as they were; the caller wipes them */
 	unsigned char *tag_rest; /* SM_TAG_REST_BYTES; used where sm_cipher_tag_bytes needs it */
 	enum sm_traces traces;
 };
@@ -65,7 +66,8 @@ void sm_cipher_seal(const void *state, const struct sm_message *m);
 /**
  * sm_cipher_open - verify and decrypt in place; leaves no trace but as `traces` has it
  *
- * Returns: 0; EBADMSG: forged, every byte is as it was and no plaintext was written.
+ * Returns: 0; EBADMSG: forged, every byte is as it was (unless `scrap`) and no plaintext was
+ *          written.
  */
 int sm_cipher_open(const void *state, const struct sm_message *m);
 

@@ -76,11 +76,10 @@ take_with_key(struct sm_loan *key)
 }
 
 int
-sm_engine_begin_for(int thread, struct sm_work *w)
+sm_engine_enter(int thread, struct sm_work *w)
 {
 	int e;
 
-	sm_server_mask(&w->mask);
 	sm_locks_shelve(&w->shelf);
 	e = take_with_key(&w->key);
 	if (e == 0 && !is_barred(thread))
@@ -93,16 +92,33 @@ sm_engine_begin_for(int thread, struct sm_work *w)
 		sm_wipe_traces(); /* as no cipher call will */
 	}
 	sm_locks_unshelve(&w->shelf);
-	sm_server_unmask(&w->mask);
 	return e;
+}
+
+int
+sm_engine_begin_for(int thread, struct sm_work *w)
+{
+	int e;
+
+	sm_server_mask(&w->mask);
+	e = sm_engine_enter(thread, w);
+	if (e)
+		sm_server_unmask(&w->mask);
+	return e;
+}
+
+void
+sm_engine_leave(struct sm_work *w)
+{
+	sm_engine_let_go();
+	sm_key_return(&w->key);
+	sm_locks_unshelve(&w->shelf);
 }
 
 void
 sm_engine_end(struct sm_work *w)
 {
-	sm_engine_let_go();
-	sm_key_return(&w->key);
-	sm_locks_unshelve(&w->shelf);
+	sm_engine_leave(w);
 	sm_server_unmask(&w->mask);
 }
 
@@ -174,6 +190,7 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 	}
 	if (e)
 		return e == EINVAL ? EBADMSG : e;
+	m.scrap = true;
 	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
 	e = sm_cipher_open(key->state, &m);
 	sm_key_return_beside(&other);
@@ -189,8 +206,10 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 static void
 free_frame(uint32_t f)
 {
-	if (sm_engine.owner[f].span)
+	if (sm_engine.owner[f].span) {
 		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&sm_engine.closed, 1, memory_order_relaxed);
+	}
 	sm_engine.owner[f].span = NULL;
 	sm_engine.free[sm_engine.nfree++] = f;
 }
@@ -202,7 +221,7 @@ refill(struct sm_span *s, size_t i)
 	uint32_t f = s->page[i].frame;
 
 	if (sm_uffd_fill(sm_engine.fd, frame_at(f)))
-		sm_die(SECMALLOC_FAULT_INTERNAL, s->u);
+		sm_die_of("there is no memory for a page: free some", s->u);
 	*(volatile unsigned char *)frame_at(f) = 0; /* a frame of its own, not the page of zeros */
 	s->page[i].state = SM_PAGE_VIRGIN;
 	free_frame(f);
@@ -270,8 +289,8 @@ take_frame(uint32_t *f, const struct sm_loan *key)
 	while (sm_engine.nfree <= RESERVE && evict(key))
 		;
 	if (sm_engine.nfree == 0)
-		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
-			sm_engine.frames);
+		return sm_fail(ENOMEM, "all %zu pages that may be clear are held, or in use by the "
+				       "kernel: raise clear_limit", sm_engine.frames);
 	*f = sm_engine.free[--sm_engine.nfree];
 	return 0;
 }
@@ -283,13 +302,39 @@ place(struct sm_span *s, size_t i, uint32_t f)
 	int e = s->locked ? 0 : sm_uffd_lock(u, sm_engine.page_bytes);
 
 	if (e)
-		return sm_os_pin_refused(e, sm_engine.page_bytes);
-	e = sm_uffd_move(sm_engine.fd, u, frame_at(f));
-	if (e == 0 || e == EEXIST)
+		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
+				       "(LimitMEMLOCK=), or lower clear_limit", e);
+	e = sm_uffd_place(sm_engine.fd, u, frame_at(f));
+	if (e == 0)
 		return 0;
 	if (!s->locked)
 		sm_uffd_unlock(u, sm_engine.page_bytes);
 	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory", e);
+}
+
+/* Noted before whoever waits runs on, and before a purge can look for it. */
+static int
+show(struct sm_span *s, size_t i, uint32_t f)
+{
+	uint8_t before = s->page[i].state;
+	int e;
+
+	s->page[i].state = SM_PAGE_CLEAR;
+	s->page[i].frame = f;
+	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
+	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+	e = place(s, i, f);
+	if (e) {
+		sm_wipe(frame_at(f), sm_engine.page_bytes);
+		s->page[i].state = before;
+		sm_engine.owner[f].span = NULL;
+		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+		free_frame(f);
+	} else if (sm_purge_fence()) {
+		sm_engine_discard(s, i);
+		e = sm_state_refuse();
+	}
+	return e;
 }
 
 int
@@ -299,8 +344,10 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	uint32_t f = 0;
 	int e;
 
-	if (p->state == SM_PAGE_CLEAR) /* it is there, or was thrown away */
-		return sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+	if (p->state == SM_PAGE_CLEAR) { /* it is there, or was thrown away */
+		e = sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+		return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
+	}
 	e = p->state == SM_PAGE_LOST ? EBADMSG : take_frame(&f, key);
 	if (e)
 		return e;
@@ -311,17 +358,10 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	if (e == EBADMSG)
 		p->state = SM_PAGE_LOST;
 	if (e == 0)
-		e = place(s, i, f);
-	if (e) {
-		sm_wipe(frame_at(f), sm_engine.page_bytes);
-		free_frame(f);
-		return e;
-	}
-	p->state = SM_PAGE_CLEAR;
-	p->frame = f;
-	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
-	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
-	return 0;
+		return show(s, i, f);
+	sm_wipe(frame_at(f), sm_engine.page_bytes);
+	free_frame(f);
+	return e;
 }
 
 int

@@ -211,14 +211,24 @@ sm_fault_served(void)
 
 /* ------------------------------------------------------------------- serving */
 
+enum { PATIENCE_MS = 3000 };
+
+/** How long a fault has waited while no page was closed anywhere. */
+struct wait {
+	uint64_t since, closed;
+	bool begun;
+	unsigned turn;
+};
+
 /* Everything was purged: what was there reads as zero. */
-static bool
+static int
 serve_zeros(void *at)
 {
 	struct sm_span *s = sm_engine_span(at);
+	int e = s == NULL ? 0 : sm_uffd_fill(sm_engine.fd,
+		s->u + sm_engine_index(s, at) * sm_engine.page_bytes);
 
-	return s == NULL || sm_uffd_fill(sm_engine.fd,
-		s->u + sm_engine_index(s, at) * sm_engine.page_bytes) == 0;
+	return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
 }
 
 static int
@@ -229,36 +239,50 @@ serve_once(void *at)
 	struct sm_work w;
 	struct sm_span *s;
 	size_t i;
-	int e = sm_engine_begin_for(!forks ? 0 : by_thread ? sm_uffd_teller() : sm_uffd_self(), &w);
+	int e = sm_engine_enter(!forks ? 0 : by_thread ? sm_uffd_teller() : sm_uffd_self(), &w);
 
 	if (e == ECANCELED)
-		return serve_zeros(at) ? 0 : EAGAIN;
+		return serve_zeros(at);
 	if (e)
 		return e;
 	s = sm_engine_span(at);
 	i = s ? sm_engine_index(s, at) : 0;
 	e = s ? sm_engine_open(s, i, &w.key) : 0;
-	if (s && e == 0)
-		sm_uffd_wake(sm_engine.fd, s->u + i * sm_engine.page_bytes);
-	sm_engine_end(&w);
+	sm_engine_leave(&w);
 	return e;
+}
+
+/* Other threads may release what they hold; whoever touched cannot be told that they will not. */
+static void
+wait_on(struct wait *w, int e, const void *at)
+{
+	uint64_t closed = atomic_load_explicit(&sm_engine.closed, memory_order_relaxed);
+
+	if (e == EBADMSG)
+		sm_die(SECMALLOC_FAULT_TAMPERED, at);
+	if (e == EACCES || e == EINPROGRESS || !w->begun || closed != w->closed) {
+		w->begun = e != EACCES && e != EINPROGRESS;
+		w->closed = closed;
+		w->since = sm_os_now_ms();
+	} else if (sm_os_now_ms() - w->since >= PATIENCE_MS) {
+		sm_die_of(sm_error_text(), at);
+	}
+	sm_rest(&w->turn);
 }
 
 bool
 sm_engine_serve(void *at)
 {
-	unsigned turn = 0;
+	struct wait w = { 0 };
 	int e;
 
 	if (!sm_engine_span(at))
 		return false;
 	while ((e = serve_once(at)) != 0) {
-		if (e == EBADMSG)
-			sm_die(SECMALLOC_FAULT_TAMPERED, at);
 		if (sm_fault_by == SM_MODE_THREAD &&
 			(e == EINPROGRESS || (e == EACCES && sm_engine_waits())))
 			return true; /* sm_fault_resume or _unlock wakes it */
-		sm_rest(&turn);
+		wait_on(&w, e, at);
 	}
 	atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);
 	return true;

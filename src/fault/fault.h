@@ -42,6 +42,19 @@ uint64_t sm_fault_clear_bytes(void);
 /** sm_fault_served - faults since start */
 uint64_t sm_fault_served(void);
 
+/** sm_fault_is_apart - the thread that serves is not one of the C library's */
+bool sm_fault_is_apart(void);
+
+/**
+ * sm_fault_call - make a system call in that thread, as it has credentials of its own
+ *
+ * What the arguments of setgroups and capset point to may be closed; no other's may be.
+ *
+ * Returns: 0, also where there is no such thread; else what the call failed with; EBADF: somebody
+ *          closed the descriptor it listens to. Keeps errno.
+ */
+int sm_fault_call(long number, const long args[6]);
+
 /** sm_fault_come, sm_fault_go - a pool is there, not touched yet; it is about to go. ENOMEM. */
 int sm_fault_come(unsigned char *base, size_t bytes);
 void sm_fault_go(unsigned char *base, size_t bytes);

@@ -44,7 +44,9 @@ int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);
 /** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... */
 int sm_uffd_move(int fd, void *to, void *from);
-/** sm_uffd_fill - a page of zeros where there is none */
+/** sm_uffd_place - one page, and wake who waits for it; also where it is there already */
+int sm_uffd_place(int fd, void *to, void *from);
+/** sm_uffd_fill - a page of zeros where there is none; wakes as well */
 int sm_uffd_fill(int fd, void *to);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
@@ -53,8 +55,8 @@ void sm_uffd_wake_all(int fd, void *base, size_t bytes);
 /** sm_uffd_self - this thread's number; sm_uffd_teller - of whom sm_uffd_next has told last */
 int sm_uffd_self(void);
 int sm_uffd_teller(void);
-/** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor at `stop` can be read */
-void *sm_uffd_next(int fd, int stop);
+/** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor `bell` can be read */
+void *sm_uffd_next(int fd, int bell);
 
 /** sm_uffd_lock - lock pages as they come; undo. An errno value. */
 int sm_uffd_lock(void *base, size_t bytes);
@@ -77,6 +79,7 @@ struct sm_engine {
 	_Atomic int forker; /* a thread that forks: for others nothing opens; 0: none. Under the lock. */
 	_Atomic bool put_off; /* somebody waits for that */
 	_Atomic uint64_t served, clear; /* faults; pages */
+	_Atomic uint64_t closed;	/* pages since start: whoever waits for a frame has hope */
 	int fd;
 	size_t page_bytes;
 	struct sm_area p; /* frames; base NULL: the engine does not run */
@@ -112,6 +115,9 @@ sm_engine_begin(struct sm_work *w)
 {
 	return sm_engine_begin_for(0, w);
 }
+/** sm_engine_enter, sm_engine_leave - the same where no signal can come: while a fault is served */
+int sm_engine_enter(int thread, struct sm_work *w);
+void sm_engine_leave(struct sm_work *w);
 void sm_engine_end(struct sm_work *w);
 
 /** sm_engine_waits - all is locked: whoever touches a page is woken once it is not */
@@ -126,7 +132,7 @@ void sm_engine_let_go(void);
 /* Under the lock, the rest. */
 struct sm_span *sm_engine_span(const void *at);
 size_t sm_engine_index(const struct sm_span *s, const void *at);
-/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. */
+/** sm_engine_open - and wake who waits for it. ENOMEM: all is held. EBADMSG: lost. */
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_close - a clear page. EBUSY and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
@@ -154,5 +160,46 @@ bool sm_engine_serve(void *at);
 int sm_server_start(enum sm_mode mode, int fd);
 void sm_server_stop(void);
 void sm_server_forget(void);
+
+/** What the thread that serves is told beside faults. */
+enum sm_ring { SM_RING_STOP = 'S', SM_RING_CALL = 'C' };
+/** sm_server_ring - tell it. An errno value: it hears nothing. */
+int sm_server_ring(enum sm_ring what);
+
+/** sm_call_open - from now on sm_fault_call asks the thread; false: it answers 0 by itself */
+void sm_call_open(bool open);
+/** sm_call_answer - in the thread: make the call that is asked for */
+void sm_call_answer(void);
+void sm_call_forget(void);
+
+/* ------------------------------------------- a thread that libc does not know */
+
+/*
+ * Where even the C library's data lies in U, one of its threads would wait for itself before it
+ * serves anything.  This one has a stack and variables of its own, starts with no signal, and may
+ * use nothing that allocates, prints or knows of a locale.  It goes when the program does.
+ */
+
+/** sm_raw_here - there are such threads on this machine */
+bool sm_raw_here(void);
+/** sm_raw_start - run this there, if they are here. As sm_os_obtain; EAGAIN. */
+int sm_raw_start(int (*run)(void *));
+/** sm_raw_join - wait until `run` has returned; give its stack back */
+void sm_raw_join(void);
+/** sm_raw_forget - in a forked child: it is not here, its stack goes */
+void sm_raw_forget(void);
+
+/** sm_raw_await, sm_raw_wake - sleep while a word is what was seen; wake who does */
+void sm_raw_await(_Atomic uint32_t *word, uint32_t seen);
+void sm_raw_wake(_Atomic uint32_t *word);
+
+/** sm_raw_mask, sm_raw_unmask - as sm_server_mask, and the C library's own signals */
+void sm_raw_mask(struct sm_mask *m);
+void sm_raw_unmask(const struct sm_mask *m);
+
+/** sm_tls_bytes - what the variables of a thread take; 0: the C library does not tell */
+size_t sm_tls_bytes(void);
+/** sm_tls_make - lay them out in zero bytes; returns the thread pointer */
+void *sm_tls_make(unsigned char *at);
 
 #endif

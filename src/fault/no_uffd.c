@@ -30,6 +30,13 @@ sm_uffd_move(int fd, void *to, void *from)
 }
 
 int
+sm_uffd_place(int fd, void *to, void *from)
+{
+	(void)fd, (void)to, (void)from;
+	return ENOTSUP;
+}
+
+int
 sm_uffd_fill(int fd, void *to)
 {
 	(void)fd, (void)to;

@@ -1,72 +1,164 @@
 #include "fault/inside.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { STACK_BYTES = 128 << 10 };
+enum { STACK_BYTES = 128 << 10, DESCRIPTORS_FROM = 900 };
 
 _Static_assert(sizeof(sigset_t) <= sizeof(struct sm_mask), "a set of signals fits");
 
 static struct {
 	enum sm_mode mode;
+	bool apart; /* by a thread that the C library does not know */
 	int fd;
-	int stop[2]; /* a pipe: written, the thread ends */
+	int bell[2]; /* a pipe: an enum sm_ring each time */
 	pthread_t thread;
 	struct sigaction former; /* of SIGBUS */
 } server;
 
+/* -------------------------------------------------------------------- bell */
+
+/* Kept from programs that are executed, and out of the way of one that counts on low numbers. */
+static int
+raised(int fd)
+{
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
+
+	if (high < 0)
+		high = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	close(fd);
+	return high;
+}
+
+static void
+close_bell(void)
+{
+	for (size_t i = 0; i < 2; i++)
+		if (server.bell[i] >= 0)
+			close(server.bell[i]);
+}
+
+static int
+open_bell(void)
+{
+	if (pipe(server.bell))
+		return sm_fail(errno, "pipe failed (%d): raise RLIMIT_NOFILE", errno);
+	for (size_t i = 0; i < 2; i++)
+		server.bell[i] = raised(server.bell[i]);
+	if (server.bell[0] >= 0 && server.bell[1] >= 0)
+		return 0;
+	close_bell();
+	return sm_fail(EMFILE, "a descriptor could not be duplicated: raise RLIMIT_NOFILE");
+}
+
+int
+sm_server_ring(enum sm_ring what)
+{
+	const char c = (char)what;
+	long n;
+
+	do
+		n = write(server.bell[1], &c, 1);
+	while (n < 0 && errno == EINTR);
+	return n == 1 ? 0 : errno;
+}
+
 /* ------------------------------------------------------------------ thread */
 
-static void *
+static int
+heard(void)
+{
+	char what = SM_RING_STOP;
+
+	if (read(server.bell[0], &what, 1) != 1)
+		sm_die_of("the descriptors that transparent mode listens to were closed: a program "
+			  "closes only its own", NULL);
+	return what;
+}
+
+static int
 serve(void *unused)
 {
 	void *at;
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &(int){ 0 });
-	while ((at = sm_uffd_next(server.fd, server.stop[0])) != NULL)
-		if (!sm_engine_serve(at))
+	(void)unused;
+	for (;;) {
+		at = sm_uffd_next(server.fd, server.bell[0]);
+		if (at && !sm_engine_serve(at))
 			sm_uffd_wake(server.fd, at);
-	return unused;
+		if (at)
+			continue;
+		if (heard() == SM_RING_STOP)
+			return 0;
+		sm_call_answer();
+	}
+}
+
+static void *
+serve_in_pthread(void *unused)
+{
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &(int){ 0 });
+	(void)serve(unused);
+	return NULL;
 }
 
 static int
-start_thread(void)
+start_pthread(void)
 {
 	long least = sysconf(_SC_THREAD_STACK_MIN);
 	sigset_t all, before;
 	pthread_attr_t a;
-	int e;
+	int e = pthread_attr_init(&a);
 
-	if (pipe(server.stop))
-		return errno;
-	e = pthread_attr_init(&a);
 	if (e == 0)
 		e = pthread_attr_setstacksize(&a, STACK_BYTES + (least > 0 ? (size_t)least : 0));
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (e == 0)
-		e = pthread_create(&server.thread, &a, serve, NULL);
+		e = pthread_create(&server.thread, &a, serve_in_pthread, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&a);
-	if (e) {
-		close(server.stop[0]);
-		close(server.stop[1]);
+	if (e == 0)
+		return 0;
+	return sm_fail(EAGAIN, "the thread that opens pages could not be started (%d): raise "
+			       "RLIMIT_NPROC", e);
+}
+
+static int
+start_thread(void)
+{
+	int e = open_bell();
+
+	if (e)
+		return e;
+	server.apart = sm_host.unaware && sm_raw_here();
+	e = server.apart ? sm_raw_start(serve) : start_pthread();
+	if (e == 0) {
+		sm_call_open(server.apart);
+		return 0;
 	}
+	server.apart = false;
+	close_bell();
 	return e;
 }
 
 static void
 stop_thread(void)
 {
-	while (write(server.stop[1], "", 1) < 0 && errno == EINTR)
-		;
-	pthread_join(server.thread, NULL);
-	close(server.stop[0]);
-	close(server.stop[1]);
+	sm_call_open(false);
+	if (sm_server_ring(SM_RING_STOP))
+		sm_die_of("the descriptors of transparent mode were closed: a program closes only "
+			  "its own", NULL);
+	if (server.apart)
+		sm_raw_join();
+	else
+		pthread_join(server.thread, NULL);
+	server.apart = false;
+	close_bell();
 }
 
 /* ------------------------------------------------------------------ signal */
@@ -108,7 +200,9 @@ start_signal(void)
 	a.sa_sigaction = on_sigbus;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
 	sigfillset(&a.sa_mask);
-	return sigaction(SIGBUS, &a, &server.former) ? errno : 0;
+	if (sigaction(SIGBUS, &a, &server.former) == 0)
+		return 0;
+	return sm_fail(ENOTSUP, "sigaction of SIGBUS failed (%d): allow the system call", errno);
 }
 
 /* ------------------------------------------------------------------- doors */
@@ -118,13 +212,10 @@ sm_server_start(enum sm_mode mode, int fd)
 {
 	int e;
 
-	server.mode = mode;
 	server.fd = fd;
 	e = mode == SM_MODE_THREAD ? start_thread() : start_signal();
-	if (e == 0)
-		return 0;
-	return sm_fail(EAGAIN, "the thread that opens pages could not be started (%s): raise "
-			       "RLIMIT_NPROC", strerror(e));
+	server.mode = e ? SM_MODE_NONE : mode;
+	return e;
 }
 
 void
@@ -140,13 +231,21 @@ sm_server_stop(void)
 void
 sm_server_forget(void)
 {
-	if (server.mode == SM_MODE_THREAD) {
-		close(server.stop[0]);
-		close(server.stop[1]);
-	}
+	if (server.mode == SM_MODE_THREAD)
+		close_bell();
+	if (server.apart)
+		sm_raw_forget();
+	sm_call_forget();
+	server.apart = false;
 	if (server.mode == SM_MODE_SIGNAL)
 		sigaction(SIGBUS, &server.former, NULL);
 	server.mode = SM_MODE_NONE;
+}
+
+bool
+sm_fault_is_apart(void)
+{
+	return server.apart;
 }
 
 /* Only where the thread that works may be the one that is served. */

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef UFFDIO_MOVE
@@ -29,7 +31,8 @@ struct sm_uffdio_move {
 };
 #endif
 
-enum { MOVE_DONTWAKE = 1 }; /* whoever waits is woken once all is noted */
+enum { MOVE_DONTWAKE = 1 };
+enum { LOOKS = 12, LOOKS_US = 100, LEFT_LEAST = 8, LEFT_MOST = 8192 };
 enum { DESCRIPTORS_FROM = 900 }; /* out of the way of a program that counts on low numbers */
 
 /* Full mode needs privilege, or a device that this user may open. */
@@ -97,11 +100,11 @@ sm_uffd_unwatch(int fd, void *base, size_t bytes)
 	(void)ioctl(fd, UFFDIO_UNREGISTER, &r);
 }
 
-int
-sm_uffd_move(int fd, void *to, void *from)
+static int
+move(int fd, void *to, void *from, unsigned mode)
 {
 	struct sm_uffdio_move m = { .dst = (uintptr_t)to, .src = (uintptr_t)from,
-		.len = sm_os_page_bytes(), .mode = MOVE_DONTWAKE };
+		.len = sm_os_page_bytes(), .mode = mode };
 
 	while (ioctl(fd, UFFDIO_MOVE, &m))
 		if (errno != EAGAIN || m.move > 0)
@@ -110,11 +113,33 @@ sm_uffd_move(int fd, void *to, void *from)
 }
 
 int
+sm_uffd_move(int fd, void *to, void *from)
+{
+	return move(fd, to, from, MOVE_DONTWAKE);
+}
+
+/* It is there already: the kernel was interrupted, or nobody knew. */
+static int
+placed(int fd, void *page, int e)
+{
+	if (e != EEXIST)
+		return e;
+	sm_uffd_wake(fd, page);
+	return 0;
+}
+
+int
+sm_uffd_place(int fd, void *to, void *from)
+{
+	return placed(fd, to, move(fd, to, from, 0));
+}
+
+int
 sm_uffd_fill(int fd, void *to)
 {
 	struct uffdio_zeropage z = { .range = { (uintptr_t)to, sm_os_page_bytes() } };
 
-	return ioctl(fd, UFFDIO_ZEROPAGE, &z) && errno != EEXIST ? errno : 0;
+	return placed(fd, to, ioctl(fd, UFFDIO_ZEROPAGE, &z) ? errno : 0);
 }
 
 void
@@ -145,23 +170,75 @@ sm_uffd_teller(void)
 	return teller;
 }
 
-void *
-sm_uffd_next(int fd, int stop)
+/* Not by read and poll, at which a thread of the C library's can be cancelled. NULL: none yet. */
+static void *
+look(int fd)
 {
-	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = stop, .events = POLLIN } };
 	struct uffd_msg m;
+	long n = syscall(SYS_read, fd, &m, sizeof(m));
 
-	for (;;) {
-		if (read(fd, &m, sizeof(m)) == (ssize_t)sizeof(m)) {
-			if (m.event != UFFD_EVENT_PAGEFAULT)
-				continue;
-			teller = (int)m.arg.pagefault.feat.ptid;
-			return (void *)(uintptr_t)m.arg.pagefault.address;
+	if (n == (long)sizeof(m) && m.event == UFFD_EVENT_PAGEFAULT) {
+		teller = (int)m.arg.pagefault.feat.ptid;
+		return (void *)(uintptr_t)m.arg.pagefault.address;
+	}
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		sm_die_of("the descriptor that tells of closed pages was closed: a program closes "
+			  "only its own", NULL);
+	return NULL;
+}
+
+static uint64_t
+now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Whoever was served may touch the next page at once: to yield to him a few times costs less than
+ * to sleep and be woken. It costs much more where others are yielded to: then it is left for a
+ * while, each time for longer. */
+static void *
+look_again(int fd)
+{
+	static unsigned left, next = LEFT_LEAST; /* faults; there is one thread that serves */
+	uint64_t began;
+	void *at = NULL;
+
+	if (left > 0) {
+		left--;
+		return NULL;
+	}
+	began = now_us();
+	for (int n = 0; at == NULL && n < LOOKS; n++) {
+		sched_yield();
+		at = look(fd);
+		if (now_us() - began > LOOKS_US) {
+			left = next;
+			next = next < LEFT_MOST ? next * 2 : next;
+			return at;
 		}
+	}
+	next = next > LEFT_LEAST ? next / 2 : LEFT_LEAST;
+	return at;
+}
+
+void *
+sm_uffd_next(int fd, int bell)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = bell, .events = POLLIN } };
+	void *at;
+
+	at = look(fd);
+	if (at == NULL)
+		at = look_again(fd);
+	for (; at == NULL; at = look(fd)) {
 		p[1].revents = 0;
-		if (poll(p, 2, -1) > 0 && p[1].revents)
+		if (syscall(SYS_ppoll, p, 2, NULL, NULL, 0) > 0 && p[1].revents)
 			return NULL;
 	}
+	return at;
 }
 
 int

@@ -135,14 +135,20 @@ start_pages(const struct sm_config *c)
 		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_lock,
 		sm_fault_unlock, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
 
+	int e;
+
 	sm_heap_watch = c->transparent ? &watch : NULL;
 	sm_seal_pager = c->transparent ? &pager : NULL;
-	return c->transparent ? sm_fault_start() : 0;
+	e = c->transparent ? sm_fault_start() : 0;
+	if (e == 0 && sm_fault_is_apart())
+		atomic_store(&sm_host.everywhere, sm_fault_call);
+	return e;
 }
 
 static void
 stop_pages(void)
 {
+	atomic_store(&sm_host.everywhere, NULL);
 	sm_fault_stop();
 	sm_seal_pager = NULL;
 }

@@ -1,0 +1,129 @@
+#include "fault/inside.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	STACK_BYTES = 64 << 10,
+	SIGNALS_BYTES = 8, /* the kernel's set; the C library's leaves two of its own out */
+	HOW = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+		CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID
+};
+
+static struct {
+	void *reserved;
+	size_t reserved_bytes;
+	struct sm_area area; /* above a guard: the stack, and the thread's variables */
+	_Atomic uint32_t tid; /* the kernel makes it 0 once the stack is left for good */
+} raw;
+
+/* ------------------------------------------------------------------- words */
+
+void
+sm_raw_await(_Atomic uint32_t *word, uint32_t seen)
+{
+	while (atomic_load_explicit(word, memory_order_acquire) == seen)
+		(void)syscall(SYS_futex, word, FUTEX_WAIT, seen, NULL, NULL, 0);
+}
+
+void
+sm_raw_wake(_Atomic uint32_t *word)
+{
+	(void)syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+void
+sm_raw_mask(struct sm_mask *m)
+{
+	struct sm_mask all;
+
+	memset(&all, 0xff, sizeof(all));
+	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, m, SIGNALS_BYTES);
+}
+
+void
+sm_raw_unmask(const struct sm_mask *m)
+{
+	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, m, NULL, SIGNALS_BYTES);
+}
+
+/* ------------------------------------------------------------------ thread */
+
+/* Locked like frames, as clear bytes pass through registers and so through a stack. In a child the
+ * pages are there, and zero, so that they can be given back. */
+static int
+obtain(size_t bytes)
+{
+	const struct sm_config *c = sm_config();
+	struct sm_wish wish = { .require = c->require & ~(unsigned)SECMALLOC_HIDDEN,
+		.without = (c->without & ~(unsigned)SECMALLOC_FORKSAFE) | SECMALLOC_HIDDEN,
+		.mark = true };
+	size_t page = sm_os_page_bytes();
+	int e = sm_os_reserve(page + bytes, &raw.reserved);
+
+	if (e)
+		return e;
+	raw.reserved_bytes = page + bytes;
+	e = sm_os_obtain((unsigned char *)raw.reserved + page, bytes, &wish, &raw.area);
+	if (e)
+		sm_os_unreserve(raw.reserved, raw.reserved_bytes);
+	return e;
+}
+
+static void
+give_back(void)
+{
+	sm_wipe(raw.area.base, raw.area.bytes);
+	sm_os_release(&raw.area);
+	sm_os_unreserve(raw.reserved, raw.reserved_bytes);
+}
+
+bool
+sm_raw_here(void)
+{
+	return sm_tls_bytes() != 0;
+}
+
+int
+sm_raw_start(int (*run)(void *))
+{
+	unsigned char *top;
+	struct sm_mask m;
+	int e = obtain(STACK_BYTES + sm_tls_bytes());
+
+	if (e)
+		return e;
+	top = raw.area.base + STACK_BYTES;
+	sm_raw_mask(&m);
+	if (clone(run, top, HOW, NULL, &raw.tid, sm_tls_make(top), &raw.tid) < 0)
+		e = sm_fail(EAGAIN, "the thread that opens pages could not be started (%d): raise "
+				    "RLIMIT_NPROC", errno);
+	sm_raw_unmask(&m);
+	if (e)
+		give_back();
+	return e;
+}
+
+void
+sm_raw_join(void)
+{
+	uint32_t tid = atomic_load(&raw.tid);
+
+	if (tid)
+		sm_raw_await(&raw.tid, tid);
+	give_back();
+}
+
+void
+sm_raw_forget(void)
+{
+	raw.area = (struct sm_area){ 0 };
+	sm_os_unreserve(raw.reserved, raw.reserved_bytes);
+	raw.reserved = NULL;
+	atomic_store(&raw.tid, 0);
+}
