@@ -67,19 +67,18 @@ END_TEST
 
 START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
 {
-	struct secmalloc_config c[4];
-	static const char *const name[4] = { "FORK_KEEP", "HIDDEN", "store_dir", "without LOCKED" };
+	struct secmalloc_config c[3];
+	static const char *const name[3] = { "FORK_KEEP", "HIDDEN", "without LOCKED" };
 	struct sm_config r;
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 3; i++)
 		c[i] = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	c[0].flags = c[1].flags = SECMALLOC_TRANSPARENT;
 	c[0].fork = SECMALLOC_FORK_KEEP;
 	c[1].require = SECMALLOC_HIDDEN;
-	c[2].store_dir = "/tmp";
-	c[3].flags = SECMALLOC_TRANSPARENT;
-	c[3].without = SECMALLOC_LOCKED;
-	for (int i = 0; i < 4; i++) {
+	c[2].flags = SECMALLOC_TRANSPARENT;
+	c[2].without = SECMALLOC_LOCKED;
+	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(resolve(&c[i], &r), ENOTSUP);
 		ck_assert_ptr_nonnull(strstr(sm_error_text(), name[i]));
 	}

@@ -90,21 +90,27 @@ message(const struct sm_span *s, size_t i, unsigned char *bytes, const uint64_t 
 /* ---------------------------------------------------------- seal and unseal */
 
 /* From a frame to X; the frame is zero afterwards. */
-void
+int
 sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, key->epoch };
 	struct sm_message m;
+	int e;
 
 	s->page[i].epoch = key->epoch;
 	s->page[i].nonce = sm_key_nonce();
 	m = message(s, i, frame_at(f), ad);
-	m.to = s->x + i * sm_engine.page_bytes;
+	m.to = s->x ? s->x + i * sm_engine.page_bytes : frame_at(f);
 	sm_cipher_seal(key->state, &m);
 	if (sm_purged()) /* a key that is wiped has hidden nothing */
 		sm_wipe(m.to, sm_engine.page_bytes);
+	e = sm_store_put(s, i, frame_at(f));
+	if (e && sm_cipher_open(key->state, &m) == 0)
+		return e;
 	sm_wipe(frame_at(f), sm_engine.page_bytes);
-	s->page[i].state = SM_PAGE_SEALED;
+	if (e == 0)
+		s->page[i].state = SM_PAGE_SEALED;
+	return e;
 }
 
 /* From X to a frame, which stays zero where X was written. */
@@ -113,10 +119,10 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, s->page[i].epoch };
 	struct sm_message m = message(s, i, frame_at(f), ad);
-	int e;
+	int e = sm_store_get(s, i, frame_at(f));
 
-	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
-	e = sm_cipher_open(key->state, &m);
+	if (e == 0)
+		e = sm_cipher_open(key->state, &m);
 	if (sm_purged())
 		e = sm_state_refuse();
 	if (e)
@@ -148,6 +154,17 @@ refill(struct sm_span *s, size_t i)
 	free_frame(f);
 }
 
+/* X took nothing: the page stays clear. */
+static void
+put_back(struct sm_span *s, size_t i)
+{
+	unsigned char *u = s->u + i * sm_engine.page_bytes;
+	int e = sm_uffd_move(sm_engine.fd, u, frame_at(s->page[i].frame));
+
+	if (e && e != EEXIST)
+		sm_die(SECMALLOC_FAULT_STORE, u);
+}
+
 /* EEXIST: it was moved already, and the kernel was interrupted. */
 int
 sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
@@ -162,9 +179,13 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 	}
 	if (e && e != EEXIST)
 		return e;
+	e = sm_engine_seal(s, i, f, key);
+	if (e) {
+		put_back(s, i);
+		return e;
+	}
 	if (!s->locked)
 		sm_uffd_unlock(u, sm_engine.page_bytes);
-	sm_engine_seal(s, i, f, key);
 	free_frame(f);
 	return 0;
 }
@@ -189,28 +210,31 @@ sm_engine_discard(struct sm_span *s, size_t i)
 }
 
 /* The clock's hand goes over frames; pages that are held, or pinned by the kernel, stay. */
-static bool
+static int
 evict(const struct sm_loan *key)
 {
-	for (size_t n = 0; n < sm_engine.frames; n++) {
+	int e = EBUSY;
+
+	for (size_t n = 0; n < sm_engine.frames && e && e != EIO; n++) {
 		struct sm_owner o;
 
 		sm_engine.hand = sm_engine.hand + 1 < sm_engine.frames ? sm_engine.hand + 1 : 0;
 		o = sm_engine.owner[sm_engine.hand];
-		if (o.span && o.span->page[o.page].holds == 0 &&
-			sm_engine_close(o.span, o.page, key) == 0)
-			return true;
+		if (o.span && o.span->page[o.page].holds == 0)
+			e = sm_engine_close(o.span, o.page, key);
 	}
-	return false;
+	return e;
 }
 
 static int
 take_frame(uint32_t *f, const struct sm_loan *key)
 {
-	while (sm_engine.nfree <= RESERVE && evict(key))
-		;
+	int e = 0;
+
+	while (e == 0 && sm_engine.nfree <= RESERVE)
+		e = evict(key);
 	if (sm_engine.nfree == 0)
-		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
+		return e == EIO ? e : sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
 			sm_engine.frames);
 	*f = sm_engine.free[--sm_engine.nfree];
 	return 0;

@@ -9,12 +9,6 @@ static enum sm_mode mode;
 /* ------------------------------------------------------------------- spans */
 
 static size_t
-store_bytes(size_t pages)
-{
-	return pages * sm_engine.page_bytes;
-}
-
-static size_t
 table_bytes(size_t pages)
 {
 	return sm_round_up(pages * sizeof(struct sm_page), sm_engine.page_bytes);
@@ -24,7 +18,7 @@ static void
 let_span_go(struct sm_span *s)
 {
 	sm_os_unreserve(s->page, table_bytes(s->pages));
-	sm_os_unreserve(s->x, store_bytes(s->pages));
+	sm_store_give(s);
 	*s = (struct sm_span){ 0 };
 }
 
@@ -40,14 +34,13 @@ free_span(void)
 static int
 make_span(struct sm_span *s, unsigned char *u, size_t bytes)
 {
-	void *x, *page = NULL;
+	void *page = NULL;
 	int e;
 
 	*s = (struct sm_span){ .pages = bytes / sm_engine.page_bytes };
-	e = sm_os_plain(store_bytes(s->pages), &x);
+	e = sm_store_take(s);
 	if (e)
 		return e;
-	s->x = x;
 	e = sm_os_plain(table_bytes(s->pages), &page);
 	s->page = e ? NULL : page;
 	if (e == 0 && sm_uffd_watch(sm_engine.fd, u, bytes))
@@ -152,12 +145,13 @@ sm_fault_start(void)
 					"and no filter that forbids it");
 	}
 	e = sm_engine_start(fd);
-	if (e == 0) {
+	if (e == 0)
+		e = sm_store_start();
+	if (e == 0)
 		e = sm_server_start(mode, fd);
-		if (e)
-			sm_engine_stop();
-	}
 	if (e) {
+		sm_store_stop();
+		sm_engine_stop();
 		close(fd);
 		mode = SM_MODE_NONE;
 	}
@@ -172,6 +166,7 @@ sm_fault_stop(void)
 	if (mode == SM_MODE_NONE)
 		return;
 	sm_server_stop();
+	sm_store_stop();
 	sm_engine_stop();
 	close(fd);
 	mode = SM_MODE_NONE;
@@ -184,6 +179,7 @@ sm_fault_orphan(void)
 	if (mode == SM_MODE_NONE)
 		return;
 	sm_server_forget();
+	sm_store_stop();
 	close(sm_engine.fd);
 	if (sm_engine.p.base)
 		sm_os_cover(sm_engine.p.base, sm_engine.p.bytes, sm_engine.p.absent);
@@ -258,6 +254,8 @@ sm_engine_serve(void *at)
 	while ((e = serve_once(at)) != 0) {
 		if (e == EBADMSG)
 			sm_die(SECMALLOC_FAULT_TAMPERED, at);
+		if (e == EIO)
+			sm_die(SECMALLOC_FAULT_STORE, at);
 		sm_rest(&turn);
 	}
 	atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);
@@ -300,11 +298,11 @@ sm_fault_close(void *ptr, size_t n)
 	if (e)
 		return e;
 	r = range_of((void *)from, to - from);
-	for (size_t i = r.first; i < r.end; i++)
+	for (size_t i = r.first; e != EIO && i < r.end; i++)
 		if (r.s->page[i].state == SM_PAGE_CLEAR && r.s->page[i].holds == 0)
-			(void)sm_engine_close(r.s, i, &w.key); /* pinned: the next eviction */
+			e = sm_engine_close(r.s, i, &w.key);
 	sm_engine_end(&w);
-	return 0;
+	return e == EIO ? e : 0; /* pinned: the next eviction */
 }
 
 static void
@@ -373,14 +371,14 @@ sm_fault_close_all(void)
 
 	if (e)
 		return e;
-	for (size_t f = 0; f < sm_engine.frames; f++) {
+	for (size_t f = 0; e != EIO && f < sm_engine.frames; f++) {
 		struct sm_owner o = sm_engine.owner[f];
 
 		if (o.span && o.span->page[o.page].holds == 0)
-			(void)sm_engine_close(o.span, o.page, &w.key);
+			e = sm_engine_close(o.span, o.page, &w.key);
 	}
 	sm_engine_end(&w);
-	return 0;
+	return e == EIO ? e : 0;
 }
 
 unsigned

@@ -23,7 +23,7 @@ enum sm_mode {
  * sm_fault_start - probe the kernel and begin to serve; before the heap has any pool
  *
  * Returns: 0; ENOTSUP: no mode works here; ENOMEM, EPERM: frames cannot be locked; EAGAIN: no
- * thread.
+ * thread; open(2)'s: store_dir.
  */
 int sm_fault_start(void);
 
@@ -55,17 +55,19 @@ unsigned sm_fault_reseal(unsigned ms);
 /** sm_fault_purge - wipe what is clear; async-signal-safe, once the key is gone */
 void sm_fault_purge(void);
 
-/** sm_fault_close - close the pages that lie wholly inside, the others next. As sm_key_lend. */
+/** sm_fault_close - close the pages that lie wholly inside, the others next. As sm_key_lend; EIO:
+ * store_dir could not be written, and some stay open. */
 int sm_fault_close(void *ptr, size_t n);
 
-/** sm_fault_open - open the pages. EBADMSG: X was tampered with. ENOMEM: too many are held. */
+/** sm_fault_open - open the pages. EBADMSG: X was tampered with. ENOMEM: too many are held. EIO:
+ * store_dir could not be read. */
 int sm_fault_open(void *ptr, size_t n);
 
 /** sm_fault_hold - open them, and they stay so until as many releases. As sm_fault_open. */
 int sm_fault_hold(void *ptr, size_t n);
 void sm_fault_release(void *ptr, size_t n);
 
-/** sm_fault_close_all - every page that is not held. As sm_key_lend. */
+/** sm_fault_close_all - every page that is not held. As sm_fault_close. */
 int sm_fault_close_all(void);
 
 #endif

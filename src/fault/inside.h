@@ -26,7 +26,8 @@ struct sm_page {
 
 /** A pool: U and what belongs to it, page by page. */
 struct sm_span {
-	unsigned char *u, *x;
+	unsigned char *u, *x; /* x NULL: in the store's file, from `at` on */
+	uint64_t at;
 	size_t pages;
 	struct sm_page *page;
 	bool locked; /* U as a whole, as far as pages are there */
@@ -58,6 +59,38 @@ struct sm_mask {
 };
 void sm_server_mask(struct sm_mask *m);
 void sm_server_unmask(const struct sm_mask *m);
+
+/* ------------------------------------------------------------------- store */
+
+/*
+ * X. In memory it is written directly; in a file by system calls and not through a mapping, so that
+ * a disk that fails is an errno value and no signal, address space is used once, and no child has
+ * its parent's X in reach. The file holds ciphertext only; tags lie in memory.
+ */
+
+/** sm_store_start - open store_dir, if there is one. open(2)'s errno value. */
+int sm_store_start(void);
+void sm_store_stop(void);
+
+/** sm_store_take - room for the pages of a span that has no X. ENOMEM. Under the heap's pool lock. */
+int sm_store_take(struct sm_span *s);
+/** sm_store_give - and back, when the engine has forgotten the span */
+void sm_store_give(struct sm_span *s);
+
+/** sm_store_get, sm_store_put - a page, from or to X. EIO: the disk. */
+int sm_store_get(const struct sm_span *s, size_t i, void *page);
+int sm_store_put(const struct sm_span *s, size_t i, const void *page);
+
+/**
+ * sm_store_before_fork - make a copy for a child, while nobody writes to X; nothing for memory
+ *
+ * Returns: 0; an errno value: the child cannot have X. Then sm_store_after_fork in the parent, and
+ * in the child sm_store_inherit, or sm_store_stop.
+ */
+int sm_store_before_fork(void);
+void sm_store_after_fork(void);
+/** sm_store_inherit - the copy is X from now on. ENOMEM: there is none. */
+int sm_store_inherit(void);
 
 /* ------------------------------------------------------------------ engine */
 
@@ -104,15 +137,15 @@ void sm_engine_let_go(void);
 /* Under the lock, the rest. */
 struct sm_span *sm_engine_span(const void *at);
 size_t sm_engine_index(const struct sm_span *s, const void *at);
-/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. */
+/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. EIO: store_dir. */
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
-/** sm_engine_close - a clear page. EBUSY and others: it stays. */
+/** sm_engine_close - a clear page. EBUSY, EIO (store_dir) and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
-/** sm_engine_seal - a frame's bytes go to X */
-void sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
-/** sm_engine_unseal - from X to a frame. EBADMSG: it is zero. */
+/** sm_engine_seal - a frame's bytes go to X. EIO: they are in the frame as before. */
+int sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
+/** sm_engine_unseal - from X to a frame. EBADMSG, EIO: it is zero. */
 int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_start - frames in P, for this descriptor. ENOMEM, EPERM, ENOTSUP. */
 int sm_engine_start(int fd);

@@ -80,8 +80,8 @@ check_later(const struct secmalloc_config *c)
 {
 	const char *name = NULL;
 
-	if (c->store_dir)
-		name = "store_dir";
+	if (c->flags & SECMALLOC_TRANSPARENT && c->fork == SECMALLOC_FORK_KEEP && c->store_dir)
+		name = "SECMALLOC_FORK_KEEP with store_dir";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->fork == SECMALLOC_FORK_KEEP)
 		name = "SECMALLOC_FORK_KEEP in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
@@ -122,6 +122,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP;
 	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
 	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
+	out->store_dir = asked->store_dir;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;
