@@ -192,7 +192,7 @@ struct secmalloc_stats {
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
 	unsigned granted;          /* protection bits that held for every pool since init */
 	unsigned cipher;           /* enum secmalloc_cipher in use */
-	unsigned mode;             /* of transparent mode: 1 a thread opens pages, 2 SIGBUS does */
+	unsigned mode;             /* who opens transparent pages: 1 a thread, 2 SIGBUS, 3 SIGSEGV */
 };
 
 #define SECMALLOC_STATS_INIT { .struct_size = sizeof(struct secmalloc_stats) }

@@ -1,5 +1,5 @@
 /*
- * check_contract_store.c - store_dir: ciphertext lies in a file without a name, and nothing else does
+ * check_contract_store.c - store_dir: ciphertext lies in a file without a name, and nothing else
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC

@@ -1,12 +1,13 @@
 /*
- * check_store_faults.c - each system call of transparent mode with a store_dir is made to fail once,
- * at each place in turn; a disk that fails later; and the copy of the file that a child gets
+ * check_store_faults.c - each system call of transparent mode with a store_dir is made to fail
+ * once, at each place in turn, with userfaultfd and without; a disk that fails later; and the copy
+ * of the file that a child gets
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * Linked with --wrap of mmap, mprotect, madvise, open, openat, fallocate, ioctl and syscall, so
- * that the library's own calls come here and nobody else's do.
+ * Linked with --wrap of mmap, mprotect, madvise, mremap, open, openat, fallocate, ioctl and
+ * syscall, so that the library's own calls come here and nobody else's do.
  */
 #include "rooms.h"
 #include "fault/inside.h"
@@ -19,11 +20,15 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447
+#endif
 #ifndef UFFDIO_MOVE
 #define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, uint64_t[5])
 #endif
 
-enum call { MMAP, MPROTECT, MADVISE, OPEN, OPENAT, FALLOCATE, USERFAULTFD, REGISTER, MOVE, MLOCK2,
+enum call { MMAP, MREMAP, MEMFD_SECRET, MPROTECT, MADVISE, OPEN, OPENAT, FALLOCATE, USERFAULTFD,
+	REGISTER, MOVE, MLOCK2,
 	WRITE, READ };
 
 static const struct injection {
@@ -31,7 +36,8 @@ static const struct injection {
 	enum call call;
 	int error;
 } INJECTIONS[] = {
-	{ "mmap", MMAP, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
+	{ "mmap", MMAP, ENOMEM }, { "mremap", MREMAP, ENOMEM }, { "mremap", MREMAP, EAGAIN },
+	{ "memfd_secret", MEMFD_SECRET, ENOSYS }, { "mprotect", MPROTECT, ENOMEM },
 	{ "madvise", MADVISE, ENOMEM }, { "madvise", MADVISE, EINVAL },
 	{ "open", OPEN, EMFILE }, { "open", OPEN, EACCES }, { "openat", OPENAT, EOPNOTSUPP },
 	{ "openat", OPENAT, EMFILE }, { "fallocate", FALLOCATE, ENOSPC },
@@ -51,6 +57,8 @@ static struct {
 	bool hit;
 } armed;
 
+static bool by_slots; /* userfaultfd is not there at all */
+
 static bool
 fails(enum call c)
 {
@@ -64,6 +72,7 @@ fails(enum call c)
 void *__real_mmap(void *, size_t, int, int, int, off_t);
 int __real_mprotect(void *, size_t, int);
 int __real_madvise(void *, size_t, int);
+void *__real_mremap(void *, size_t, size_t, int, ...);
 int __real_open(const char *, int, ...);
 int __real_openat(int, const char *, int, ...);
 int __real_fallocate(int, int, off_t, off_t);
@@ -72,6 +81,7 @@ long __real_syscall(long, ...);
 void *__wrap_mmap(void *, size_t, int, int, int, off_t);
 int __wrap_mprotect(void *, size_t, int);
 int __wrap_madvise(void *, size_t, int);
+void *__wrap_mremap(void *, size_t, size_t, int, ...);
 int __wrap_open(const char *, int, ...);
 int __wrap_openat(int, const char *, int, ...);
 int __wrap_fallocate(int, int, off_t, off_t);
@@ -96,9 +106,25 @@ __wrap_madvise(void *a, size_t n, int what)
 	return fails(MADVISE) ? -1 : __real_madvise(a, n, what);
 }
 
+void *
+__wrap_mremap(void *a, size_t n, size_t m, int flags, ...)
+{
+	va_list ap;
+	void *to;
+
+	va_start(ap, flags);
+	to = va_arg(ap, void *);
+	va_end(ap);
+	return fails(MREMAP) ? MAP_FAILED : __real_mremap(a, n, m, flags, to);
+}
+
 int
 __wrap_open(const char *path, int flags, ...)
 {
+	if (by_slots && strcmp(path, "/dev/userfaultfd") == 0) {
+		errno = EACCES;
+		return -1;
+	}
 	return fails(OPEN) ? -1 : __real_open(path, flags);
 }
 
@@ -134,7 +160,8 @@ syscall_fails(long nr)
 	static const struct {
 		long nr;
 		enum call call;
-	} calls[] = { { SYS_userfaultfd, USERFAULTFD }, { SYS_mlock2, MLOCK2 },
+	} calls[] = { { SYS_memfd_secret, MEMFD_SECRET }, { SYS_userfaultfd, USERFAULTFD },
+		{ SYS_mlock2, MLOCK2 },
 		{ SYS_pwritev, WRITE }, { SYS_preadv, READ } };
 
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
@@ -153,6 +180,10 @@ __wrap_syscall(long nr, ...)
 	for (size_t i = 0; i < 5; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
+	if (by_slots && nr == SYS_userfaultfd) {
+		errno = EPERM;
+		return -1;
+	}
 	return syscall_fails(nr) ? -1 : __real_syscall(nr, a[0], a[1], a[2], a[3], a[4]);
 }
 
@@ -262,6 +293,7 @@ one_place(int i, long place)
 struct place {
 	int injection;
 	long place;
+	bool by_slots;
 };
 
 static void
@@ -269,18 +301,20 @@ run_place(void *arg)
 {
 	const struct place *p = arg;
 
+	by_slots = p->by_slots;
 	one_place(p->injection, p->place);
 }
 
 /** is_here - and what libraries map once, they have mapped then */
 static bool
-is_here(void)
+is_here(unsigned mode_most)
 {
 	struct secmalloc_config c = config();
 	bool here = secmalloc_init(&c) == 0;
 
 	if (!here)
 		ck_assert_msg(errno == ENOTSUP, "%s", secmalloc_error());
+	here = here && stats_now().mode <= mode_most;
 	secmalloc_term();
 	if (!here || SANITIZED)
 		printf("skipped: no transparent mode here\n");
@@ -295,26 +329,47 @@ died_of_disk(const struct outcome *o, const struct injection *i)
 		WTERMSIG(o->status) == SIGABRT && strstr(o->text, "secmalloc: store:");
 }
 
-START_TEST(a_call_that_fails_is_an_errno_value_or_has_another_way)
+/** is_of_userfaultfd - the others, and not these, are made without it */
+static bool
+is_of_userfaultfd(enum call c)
 {
+	return c == USERFAULTFD || c == REGISTER || c == MOVE;
+}
+
+static void
+every_place(int i, bool slots)
+{
+	struct place p = { i, 1, slots };
+	struct outcome o;
 	bool more;
 
-	struct place p = { _i, 1 };
-	struct outcome o;
-
-	if (!is_here())
-		return;
 	do {
 		o = outcome_of(run_place, &p);
 		more = (WIFEXITED(o.status) && WEXITSTATUS(o.status) == BORNE) ||
-			died_of_disk(&o, &INJECTIONS[_i]);
+			died_of_disk(&o, &INJECTIONS[i]);
 		ck_assert_msg(more || (WIFEXITED(o.status) && WEXITSTATUS(o.status) == NO_SUCH_PLACE),
-			"%s errno %d, place %ld: 0x%x %s", INJECTIONS[_i].name, INJECTIONS[_i].error,
+			"%s errno %d, place %ld: 0x%x %s", INJECTIONS[i].name, INJECTIONS[i].error,
 			p.place, (unsigned)o.status, o.text);
 		/* after the first hundred of a kind, some */
 		p.place += p.place < 100 ? 1 : 1 + p.place / 10;
 	} while (more && p.place < PLACES_MOST);
-	ck_assert_msg(p.place > 2, "%s was never called: the test is void", INJECTIONS[_i].name);
+	printf("%s errno %d %s: up to place %ld\n", INJECTIONS[i].name, INJECTIONS[i].error,
+		slots ? "by slots" : "by userfaultfd", p.place);
+	ck_assert_msg(p.place > 2 || slots == is_of_userfaultfd(INJECTIONS[i].call),
+		"%s was never called: the test is void", INJECTIONS[i].name);
+}
+
+START_TEST(a_call_that_fails_is_an_errno_value_or_has_another_way)
+{
+	if (is_here(SM_MODE_SIGNAL))
+		every_place(_i, false);
+}
+END_TEST
+
+START_TEST(the_same_without_userfaultfd)
+{
+	if (is_here(SM_MODE_SLOTS))
+		every_place(_i, true);
 }
 END_TEST
 
@@ -355,7 +410,7 @@ disk_fails(void *unused)
 
 START_TEST(a_disk_that_fails_is_EIO_and_nothing_is_lost)
 {
-	if (is_here())
+	if (is_here(SM_MODE_SLOTS))
 		assert_exits_0(disk_fails, NULL);
 }
 END_TEST
@@ -381,7 +436,7 @@ child_writes(size_t pages)
 	_exit(0);
 }
 
-/* As a fork that keeps everything goes: without the library's own handlers, by a bare system call. */
+/* As a fork that keeps everything goes: by a bare system call, without the library's handlers. */
 static void
 heirs(void *unused)
 {
@@ -422,7 +477,7 @@ heirs(void *unused)
 
 START_TEST(an_heir_reads_the_same_and_never_writes_to_its_parents_file)
 {
-	if (is_here())
+	if (is_here(SM_MODE_SLOTS))
 		assert_exits_0(heirs, NULL);
 }
 END_TEST
@@ -436,6 +491,7 @@ main(void)
 	tcase_set_timeout(tc, 240);
 	tcase_add_loop_test(
 		tc, a_call_that_fails_is_an_errno_value_or_has_another_way, 0, N_INJECTIONS);
+	tcase_add_loop_test(tc, the_same_without_userfaultfd, 0, N_INJECTIONS);
 	tcase_add_test(tc, a_disk_that_fails_is_EIO_and_nothing_is_lost);
 	tcase_add_test(tc, an_heir_reads_the_same_and_never_writes_to_its_parents_file);
 	return run(s);

@@ -5,10 +5,12 @@
 
 enum {
 	FRAMES_LEAST = 32, /* one instruction may need several pages at once */
-	RESERVE = 32	   /* frames beyond clear_limit, for pages that the kernel has pinned */
+	RESERVE = 32,	   /* frames beyond clear_limit, for pages that the kernel has pinned */
+	MAPPINGS_PER_FRAME = 8 /* one for an open page, one behind it, and as many for the program */
 };
 
 struct sm_engine sm_engine;
+const struct sm_mover *sm_mover = &sm_uffd;
 
 /* -------------------------------------------------------------------- lock */
 
@@ -147,7 +149,7 @@ refill(struct sm_span *s, size_t i)
 {
 	uint32_t f = s->page[i].frame;
 
-	if (sm_uffd_fill(sm_engine.fd, frame_at(f)))
+	if (sm_mover->zero(sm_engine.fd, frame_at(f)))
 		sm_die(SECMALLOC_FAULT_INTERNAL, s->u);
 	*(volatile unsigned char *)frame_at(f) = 0; /* a frame of its own, not the page of zeros */
 	s->page[i].state = SM_PAGE_VIRGIN;
@@ -159,7 +161,7 @@ static void
 put_back(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = sm_uffd_move(sm_engine.fd, u, frame_at(s->page[i].frame));
+	int e = sm_mover->put(sm_engine.fd, u, frame_at(s->page[i].frame));
 
 	if (e && e != EEXIST)
 		sm_die(SECMALLOC_FAULT_STORE, u);
@@ -171,7 +173,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_uffd_move(sm_engine.fd, frame_at(f), u);
+	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
 
 	if (e == ENOENT) {
 		refill(s, i);
@@ -185,7 +187,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 		return e;
 	}
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	free_frame(f);
 	return 0;
 }
@@ -196,14 +198,14 @@ sm_engine_discard(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_uffd_move(sm_engine.fd, frame_at(f), u);
+	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
 
 	if (e && e != EEXIST) {
 		refill(s, i);
 		return;
 	}
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	sm_wipe(frame_at(f), sm_engine.page_bytes);
 	s->page[i].state = SM_PAGE_VIRGIN;
 	free_frame(f);
@@ -233,8 +235,10 @@ take_frame(uint32_t *f, const struct sm_loan *key)
 
 	while (e == 0 && sm_engine.nfree <= RESERVE)
 		e = evict(key);
+	if (sm_engine.nfree == 0 && e == EIO)
+		return e;
 	if (sm_engine.nfree == 0)
-		return e == EIO ? e : sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
+		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
 			sm_engine.frames);
 	*f = sm_engine.free[--sm_engine.nfree];
 	return 0;
@@ -244,15 +248,15 @@ static int
 place(struct sm_span *s, size_t i, uint32_t f)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = s->locked ? 0 : sm_uffd_lock(u, sm_engine.page_bytes);
+	int e = s->locked ? 0 : sm_mover->lock(u, sm_engine.page_bytes);
 
 	if (e)
 		return sm_os_pin_refused(e, sm_engine.page_bytes);
-	e = sm_uffd_move(sm_engine.fd, u, frame_at(f));
+	e = sm_mover->put(sm_engine.fd, u, frame_at(f));
 	if (e == 0 || e == EEXIST)
 		return 0;
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory", e);
 }
 
@@ -264,7 +268,9 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	int e;
 
 	if (p->state == SM_PAGE_CLEAR) /* it is there, or was thrown away */
-		return sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+		return sm_mover->zero(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+	if (p->state == SM_PAGE_SHUT)
+		return EFAULT;
 	e = p->state == SM_PAGE_LOST ? EBADMSG : take_frame(&f, key);
 	if (e)
 		return e;
@@ -293,11 +299,13 @@ obtain_frames(size_t bytes)
 {
 	const struct sm_config *c = sm_config();
 	struct sm_wish wish = { .require = c->require & ~(unsigned)SECMALLOC_HIDDEN,
-		.without = c->without | SECMALLOC_HIDDEN };
+		.without = c->without | SECMALLOC_HIDDEN, .shared = sm_mover->shared };
 	int e = sm_os_reserve(bytes, &sm_engine.p_reserved);
 
 	if (e)
 		return e;
+	if (sm_mover->shared)
+		wish.without = c->without;
 	e = sm_os_obtain(sm_engine.p_reserved, bytes, &wish, &sm_engine.p);
 	if (e) {
 		sm_os_unreserve(sm_engine.p_reserved, bytes);
@@ -332,15 +340,20 @@ sm_engine_start(int fd)
 	int e;
 
 	sm_engine = (struct sm_engine){ .fd = fd, .page_bytes = page };
+	if (sm_mover->shared)
+		n = sm_min_size(n, sm_os_map_limit() / MAPPINGS_PER_FRAME);
 	sm_engine.frames = (n < FRAMES_LEAST ? FRAMES_LEAST : n) + RESERVE;
+	if (sm_mover->shared && sm_os_lock_limit() / 2 < sm_engine.frames * page)
+		return sm_fail(ENOMEM, "without userfaultfd each open page is locked twice: lower "
+			"clear_limit, or raise RLIMIT_MEMLOCK to %zu", 2 * sm_engine.frames * page);
 	e = obtain_frames(sm_engine.frames * page);
 	if (e)
 		return e;
 	e = obtain_tables();
 	if (e == 0) {
-		e = sm_uffd_watch(fd, sm_engine.p.base, sm_engine.p.bytes);
+		e = sm_mover->watch(fd, sm_engine.p.base, sm_engine.p.bytes);
 		if (e)
-			e = sm_fail(ENOTSUP, "userfaultfd refused to watch pages (%d)", e);
+			e = sm_fail(ENOTSUP, "the kernel refused to watch pages (%d)", e);
 	}
 	if (e)
 		sm_engine_stop();
@@ -355,7 +368,7 @@ sm_engine_stop(void)
 
 	if (!sm_engine.p.base)
 		return;
-	sm_uffd_unwatch(sm_engine.fd, sm_engine.p.base, bytes);
+	sm_mover->unwatch(sm_engine.fd, sm_engine.p.base, bytes);
 	sm_wipe(sm_engine.p.base, bytes);
 	sm_os_release(&sm_engine.p);
 	sm_os_unreserve(sm_engine.p_reserved, bytes);

@@ -43,8 +43,8 @@ make_span(struct sm_span *s, unsigned char *u, size_t bytes)
 		return e;
 	e = sm_os_plain(table_bytes(s->pages), &page);
 	s->page = e ? NULL : page;
-	if (e == 0 && sm_uffd_watch(sm_engine.fd, u, bytes))
-		e = sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
+	if (e == 0 && sm_mover->watch(sm_engine.fd, u, bytes))
+		e = sm_fail(ENOMEM, "the kernel refused to watch %zu bytes: free some memory", bytes);
 	if (e)
 		let_span_go(s);
 	return e;
@@ -60,7 +60,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 
 	if (e)
 		return e;
-	made.locked = sm_uffd_lock(base, bytes) == 0;
+	made.locked = sm_mover->lock(base, bytes) == 0;
 	sm_server_mask(&m);
 	sm_engine_take();
 	s = free_span();
@@ -74,7 +74,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 	sm_server_unmask(&m);
 	if (s)
 		return 0;
-	sm_uffd_unwatch(sm_engine.fd, base, bytes);
+	sm_mover->unwatch(sm_engine.fd, base, bytes);
 	let_span_go(&made);
 	return sm_fail(ENOMEM, "%d pools are all that transparent mode watches: raise pool_size",
 		(int)SM_SPANS_MOST);
@@ -100,9 +100,9 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	}
 	sm_engine_let_go();
 	sm_server_unmask(&m);
-	sm_uffd_unwatch(sm_engine.fd, base, bytes);
+	sm_mover->unwatch(sm_engine.fd, base, bytes);
 	if (gone.locked)
-		sm_uffd_unlock(base, bytes);
+		sm_mover->unlock(base, bytes);
 	let_span_go(&gone);
 }
 
@@ -129,33 +129,74 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 
 /* ------------------------------------------------------------ start and stop */
 
-int
-sm_fault_start(void)
+static void
+unlisten(int fd)
 {
-	static const enum sm_mode modes[] = { SM_MODE_THREAD, SM_MODE_SIGNAL };
-	int fd = -1, e;
+	if (fd >= 0)
+		close(fd);
+	mode = SM_MODE_NONE;
+}
 
-	for (size_t i = 0; fd < 0 && i < sizeof(modes) / sizeof(*modes); i++) {
-		fd = sm_uffd_open(modes[i]);
-		mode = modes[i];
-	}
-	if (fd < 0) {
-		mode = SM_MODE_NONE;
-		return sm_fail(ENOTSUP, "transparent mode needs userfaultfd with UFFDIO_MOVE: Linux 6.8, "
-					"and no filter that forbids it");
-	}
+static int
+serve_in(enum sm_mode m, int fd)
+{
+	int e;
+
+	sm_mover = m == SM_MODE_SLOTS ? &sm_slots : &sm_uffd;
 	e = sm_engine_start(fd);
+	if (e) {
+		unlisten(fd);
+		return e;
+	}
+	mode = m;
+	e = sm_store_start();
 	if (e == 0)
-		e = sm_store_start();
-	if (e == 0)
-		e = sm_server_start(mode, fd);
+		e = sm_server_start(m, fd);
 	if (e) {
 		sm_store_stop();
 		sm_engine_stop();
-		close(fd);
-		mode = SM_MODE_NONE;
+		unlisten(fd);
 	}
 	return e;
+}
+
+/* A child that keeps everything has userfaultfd, or nothing. */
+static bool
+may_do(enum sm_mode m)
+{
+	return m != SM_MODE_SLOTS || !(sm_config()->fork_keeps || sm_host.unaware);
+}
+
+static int
+served(void)
+{
+	if (mode != SM_MODE_THREAD) {
+		(void)sm_fail(0, "transparent mode %d: system calls on closed pages are EFAULT, as "
+			"userfaultfd is not allowed to watch the kernel: start with CAP_SYS_PTRACE "
+			"or give access to /dev/userfaultfd", (int)mode);
+		sm_error_show();
+	}
+	return 0;
+}
+
+int
+sm_fault_start(void)
+{
+	static const enum sm_mode modes[] = { SM_MODE_THREAD, SM_MODE_SIGNAL, SM_MODE_SLOTS };
+	int fd, e;
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
+		fd = modes[i] == SM_MODE_SLOTS ? -1 : sm_uffd_open(modes[i]);
+		if (!may_do(modes[i]) || (fd < 0 && modes[i] != SM_MODE_SLOTS))
+			continue;
+		e = serve_in(modes[i], fd);
+		if (e == 0)
+			return served();
+		if (e != ENOTSUP)
+			return e;
+	}
+	return sm_fail(ENOTSUP, "transparent mode needs userfaultfd with UFFDIO_MOVE: Linux 6.8, "
+				"and no filter that forbids it");
 }
 
 void
@@ -168,8 +209,7 @@ sm_fault_stop(void)
 	sm_server_stop();
 	sm_store_stop();
 	sm_engine_stop();
-	close(fd);
-	mode = SM_MODE_NONE;
+	unlisten(fd);
 }
 
 /* P and the tables are ordinary or wiped here; the descriptor watches the parent. */
@@ -180,11 +220,10 @@ sm_fault_orphan(void)
 		return;
 	sm_server_forget();
 	sm_store_stop();
-	close(sm_engine.fd);
+	unlisten(sm_engine.fd);
 	if (sm_engine.p.base)
 		sm_os_cover(sm_engine.p.base, sm_engine.p.bytes, sm_engine.p.absent);
 	sm_engine = (struct sm_engine){ .fd = -1 };
-	mode = SM_MODE_NONE;
 }
 
 unsigned
@@ -220,7 +259,7 @@ serve_without_key(void *at, int e)
 		return false;
 	}
 	s = sm_engine_span(at);
-	return s == NULL || sm_uffd_fill(sm_engine.fd,
+	return s == NULL || sm_mover->zero(sm_engine.fd,
 		s->u + sm_engine_index(s, at) * sm_engine.page_bytes) == 0;
 }
 
@@ -238,7 +277,7 @@ serve_once(void *at)
 	i = s ? sm_engine_index(s, at) : 0;
 	e = s ? sm_engine_open(s, i, &w.key) : 0;
 	if (s && e == 0)
-		sm_uffd_wake(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+		sm_mover->wake(sm_engine.fd, s->u + i * sm_engine.page_bytes);
 	sm_engine_end(&w);
 	return e;
 }
@@ -252,6 +291,8 @@ sm_engine_serve(void *at)
 	if (!sm_engine_span(at))
 		return false;
 	while ((e = serve_once(at)) != 0) {
+		if (e == EFAULT)
+			return false;
 		if (e == EBADMSG)
 			sm_die(SECMALLOC_FAULT_TAMPERED, at);
 		if (e == EIO)
@@ -415,8 +456,8 @@ sm_fault_purge(void)
 		struct sm_owner o = sm_engine.owner[f];
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
-		if (o.span && o.span->u && sm_uffd_move(sm_engine.fd, frame,
-			o.span->u + o.page * sm_engine.page_bytes) == 0)
+		if (o.span && o.span->u && (sm_mover->shared || sm_mover->take(sm_engine.fd, frame,
+			o.span->u + o.page * sm_engine.page_bytes) == 0))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 }

@@ -5,7 +5,8 @@
  * is closed is not there: its ciphertext lies in X, ordinary memory or a file. To open it, X is
  * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to
  * close it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of
- * zeros. The tag vouches for address and epoch too.
+ * zeros. The tag vouches for address and epoch too. Where the kernel moves no pages, an open page
+ * is a second mapping of its frame.
  */
 #ifndef SM_FAULT_H
 #define SM_FAULT_H
@@ -16,7 +17,8 @@
 enum sm_mode {
 	SM_MODE_NONE = 0,
 	SM_MODE_THREAD = 1, /* a thread of ours: system calls on closed pages work too */
-	SM_MODE_SIGNAL = 2  /* SIGBUS in the thread that touches; system calls need a hold */
+	SM_MODE_SIGNAL = 2, /* SIGBUS in the thread that touches; system calls need a hold */
+	SM_MODE_SLOTS = 3   /* the same with SIGSEGV, without userfaultfd */
 };
 
 /**
@@ -48,6 +50,11 @@ void sm_fault_go(unsigned char *base, size_t bytes);
 
 /** sm_fault_drop - what lies in these pages is not kept: zeros from now on */
 void sm_fault_drop(unsigned char *base, size_t bytes);
+
+/** sm_fault_shut, sm_fault_reach - nobody may touch these pages, which hold nothing; or again.
+ * False: the heap sees to that itself. */
+bool sm_fault_shut(unsigned char *base, size_t bytes);
+bool sm_fault_reach(unsigned char *base, size_t bytes);
 
 /** sm_fault_reseal - close what has been open for so many ms; returns ms until the next is due */
 unsigned sm_fault_reseal(unsigned ms);

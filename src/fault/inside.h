@@ -11,7 +11,8 @@ enum sm_page_state {
 	SM_PAGE_VIRGIN = 0, /* never touched: zeros */
 	SM_PAGE_SEALED,	    /* in X */
 	SM_PAGE_CLEAR,	    /* in U */
-	SM_PAGE_LOST	    /* X was tampered with */
+	SM_PAGE_LOST,	    /* X was tampered with */
+	SM_PAGE_SHUT	    /* nobody may touch it: the heap guards it, or keeps it for later */
 };
 
 /** A page of U. Under the engine's lock. */
@@ -53,6 +54,21 @@ void *sm_uffd_next(int fd, int stop);
 int sm_uffd_lock(void *base, size_t bytes);
 void sm_uffd_unlock(void *base, size_t bytes);
 
+/** What the kernel does for a mode. By userfaultfd: as the calls above; by slots: see slots.c. */
+struct sm_mover {
+	int (*watch)(int fd, void *base, size_t bytes);
+	void (*unwatch)(int fd, void *base, size_t bytes);
+	int (*put)(int fd, void *u, void *frame);
+	int (*take)(int fd, void *frame, void *u);
+	int (*zero)(int fd, void *at);
+	void (*wake)(int fd, void *page);
+	int (*lock)(void *base, size_t bytes);
+	void (*unlock)(void *base, size_t bytes);
+	bool shared; /* an open page is in P too, and SM_PAGE_SHUT is what guards U */
+};
+extern const struct sm_mover sm_uffd, sm_slots;
+extern const struct sm_mover *sm_mover; /* the one in use */
+
 /** sm_server_mask, sm_server_unmask - no signal of this thread comes while the engine works */
 struct sm_mask {
 	unsigned long bits[16];
@@ -72,7 +88,7 @@ void sm_server_unmask(const struct sm_mask *m);
 int sm_store_start(void);
 void sm_store_stop(void);
 
-/** sm_store_take - room for the pages of a span that has no X. ENOMEM. Under the heap's pool lock. */
+/** sm_store_take - room for the pages of a span that has no X. ENOMEM. Under heap's pool lock. */
 int sm_store_take(struct sm_span *s);
 /** sm_store_give - and back, when the engine has forgotten the span */
 void sm_store_give(struct sm_span *s);
@@ -137,7 +153,7 @@ void sm_engine_let_go(void);
 /* Under the lock, the rest. */
 struct sm_span *sm_engine_span(const void *at);
 size_t sm_engine_index(const struct sm_span *s, const void *at);
-/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. EIO: store_dir. */
+/** sm_engine_open - ENOMEM: all is held. EBADMSG: lost. EIO: store_dir. EFAULT: shut. */
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_close - a clear page. EBUSY, EIO (store_dir) and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);

@@ -16,7 +16,7 @@ static struct {
 	int fd;
 	int stop[2]; /* a pipe: written, the thread ends */
 	pthread_t thread;
-	struct sigaction former; /* of SIGBUS */
+	struct sigaction former; /* of the signal */
 } server;
 
 /* ------------------------------------------------------------------ thread */
@@ -71,6 +71,12 @@ stop_thread(void)
 
 /* ------------------------------------------------------------------ signal */
 
+static int
+the_signal(void)
+{
+	return server.mode == SM_MODE_SLOTS ? SIGSEGV : SIGBUS;
+}
+
 /* A fault of the program's own takes the course it took before. */
 static void
 pass_on(int signal, siginfo_t *info, void *context)
@@ -79,20 +85,22 @@ pass_on(int signal, siginfo_t *info, void *context)
 		server.former.sa_sigaction(signal, info, context);
 		return;
 	}
-	if (server.former.sa_handler == SIG_IGN)
+	if (server.former.sa_handler == SIG_IGN && info->si_code <= 0)
 		return;
-	if (server.former.sa_handler != SIG_DFL) {
+	if (server.former.sa_handler != SIG_DFL && server.former.sa_handler != SIG_IGN) {
 		server.former.sa_handler(signal);
 		return;
 	}
 	sigaction(signal, &server.former, NULL); /* the access comes again, and ends the program */
+	if (info->si_code <= 0)
+		raise(signal);
 }
 
 static void
-on_sigbus(int signal, siginfo_t *info, void *context)
+on_signal(int signal, siginfo_t *info, void *context)
 {
 	int kept = errno;
-	bool ours = sm_engine_serve(info->si_addr);
+	bool ours = info->si_code > 0 && sm_engine_serve(info->si_addr);
 
 	errno = kept;
 	if (!ours)
@@ -105,10 +113,10 @@ start_signal(void)
 	struct sigaction a;
 
 	memset(&a, 0, sizeof(a));
-	a.sa_sigaction = on_sigbus;
+	a.sa_sigaction = on_signal;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
 	sigfillset(&a.sa_mask);
-	return sigaction(SIGBUS, &a, &server.former) ? errno : 0;
+	return sigaction(the_signal(), &a, &server.former) ? errno : 0;
 }
 
 /* ------------------------------------------------------------------- doors */
@@ -133,7 +141,7 @@ sm_server_stop(void)
 	if (server.mode == SM_MODE_THREAD)
 		stop_thread();
 	else
-		sigaction(SIGBUS, &server.former, NULL);
+		sigaction(the_signal(), &server.former, NULL);
 	server.mode = SM_MODE_NONE;
 }
 
@@ -144,8 +152,8 @@ sm_server_forget(void)
 		close(server.stop[0]);
 		close(server.stop[1]);
 	}
-	if (server.mode == SM_MODE_SIGNAL)
-		sigaction(SIGBUS, &server.former, NULL);
+	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)
+		sigaction(the_signal(), &server.former, NULL);
 	server.mode = SM_MODE_NONE;
 }
 
@@ -155,7 +163,7 @@ sm_server_mask(struct sm_mask *m)
 {
 	sigset_t all;
 
-	if (server.mode != SM_MODE_SIGNAL)
+	if (server.mode != SM_MODE_SIGNAL && server.mode != SM_MODE_SLOTS)
 		return;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)(void *)m->bits);
@@ -164,6 +172,6 @@ sm_server_mask(struct sm_mask *m)
 void
 sm_server_unmask(const struct sm_mask *m)
 {
-	if (server.mode == SM_MODE_SIGNAL)
+	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)
 		pthread_sigmask(SIG_SETMASK, (const sigset_t *)(const void *)m->bits, NULL);
 }

@@ -131,7 +131,8 @@ sm_life_lose_config(void)
 static int
 start_pages(const struct sm_config *c)
 {
-	static const struct sm_watch watch = { sm_fault_come, sm_fault_drop, sm_fault_go };
+	static const struct sm_watch watch = { sm_fault_come, sm_fault_drop, sm_fault_go,
+		sm_fault_shut, sm_fault_reach };
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
 		sm_fault_release, sm_fault_close_all };
 
