@@ -103,14 +103,14 @@ enum secmalloc_access {
 enum secmalloc_fault {
 	SECMALLOC_FAULT_DOUBLE_FREE = 1, /* "double free" */
 	SECMALLOC_FAULT_INVALID_FREE,    /* "invalid free": a foreign or interior pointer */
-	SECMALLOC_FAULT_OVERFLOW,        /* "overflow": the canary behind a chunk is damaged.
-					  * Looked for by secfree, secrealloc and
-					  * secmalloc_encrypt, as is the next: */
+	SECMALLOC_FAULT_OVERFLOW,        /* "overflow": the canary behind a chunk is damaged; as the
+					  * next, looked for by secfree, secrealloc, _encrypt */
 	SECMALLOC_FAULT_UNDERFLOW,       /* "underflow": the canary in front of it is */
 	SECMALLOC_FAULT_WRITE_AFTER_FREE, /* "write after free": a free slot is no longer zero,
 					   * seen when it is used again or its slab given back */
 	SECMALLOC_FAULT_INTERNAL, /* "internal": an invariant of the library broke */
-	SECMALLOC_FAULT_TAMPERED  /* "tampered": of transparent mode, a closed page was written */
+	SECMALLOC_FAULT_TAMPERED, /* "tampered": of transparent mode, a closed page was written */
+	SECMALLOC_FAULT_STORE     /* "store": store_dir could not be read or written at a touch */
 };
 
 /** struct secmalloc_config - start from SECMALLOC_CONFIG_INIT; 0 in a field means its default */
@@ -155,7 +155,7 @@ struct secmalloc_config {
 	unsigned reseal_ms;
 	/** Transparent mode: bytes that may be clear at once, and 128 KiB more.  0: 1 MiB. */
 	size_t clear_limit;
-	/** Transparent mode: where ciphertext is kept.  NULL: in memory.  Not yet. */
+	/** Transparent mode: a folder (copied; as open(2)) for ciphertext.  NULL: it is in memory. */
 	const char *store_dir;
 	/** Where the master key comes from (a token, a TPM, a keyring): fills in 32 bytes and answers
 	 *  0, or the errno value that secmalloc_init fails with (EIO for a negative one); must not
@@ -192,7 +192,7 @@ struct secmalloc_stats {
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
 	unsigned granted;          /* protection bits that held for every pool since init */
 	unsigned cipher;           /* enum secmalloc_cipher in use */
-	unsigned mode;             /* of transparent mode: 1 a thread opens pages, 2 SIGBUS does */
+	unsigned mode;             /* who opens transparent pages: 1 a thread, 2 SIGBUS, 3 SIGSEGV */
 };
 
 #define SECMALLOC_STATS_INIT { .struct_size = sizeof(struct secmalloc_stats) }
@@ -215,7 +215,7 @@ struct secmalloc_stats {
  *                    is older than 4.14, whose children do not know themselves
  *          EAGAIN    the kernel's random generator is not ready, or no thread for reseal_ms
  *          ECANCELED secmalloc_purge came meanwhile; nothing runs
- *          another   what the system call named in secmalloc_error() failed with
+ *          another   of the system call in secmalloc_error(): ENOENT, EACCES of store_dir, ...
  * Threads: one at a time, and no other call meanwhile.
  * Cost:    about 4 ms for a hidden pool of 1 MiB, 0.5 ms for one that is only locked.
  */

@@ -31,7 +31,7 @@ nap(const struct timespec *t, struct timespec *left)
 
 #include "base/count.c"
 
-enum { THREADS = 4, KINDS = SECMALLOC_FAULT_TAMPERED + 2 };
+enum { THREADS = 4, KINDS = SECMALLOC_FAULT_STORE + 2 };
 
 #if defined(__GLIBC__) && !SANITIZED
 static bool forbidden;
@@ -71,6 +71,7 @@ static const char *const sentences[KINDS] = {
 	"secmalloc: write after free: a chunk was written after it was given back\n",
 	INTERNAL,
 	"secmalloc: tampered: a closed page was written from outside\n",
+	"secmalloc: store: the file in store_dir could not be read or written\n",
 	INTERNAL,
 };
 

@@ -249,9 +249,9 @@ START_TEST(what_is_not_yet_is_enotsup)
 
 	for (size_t i = 0; i < 2; i++)
 		c[i] = init;
-	c[0].flags = SECMALLOC_TRANSPARENT;
+	c[0].flags = c[1].flags = SECMALLOC_TRANSPARENT;
 	c[0].require = SECMALLOC_HIDDEN;
-	c[1].store_dir = "/tmp";
+	c[1].without = SECMALLOC_LOCKED;
 	for (size_t i = 0; i < 2; i++)
 		assert_refused(&c[i], ENOTSUP);
 	c[0] = init;

@@ -194,6 +194,7 @@ struct sm_config {
 	bool no_thread;
 	bool transparent;
 	size_t clear_bytes; /* transparent: what may be clear at once */
+	const char *store_dir; /* transparent: a copy of ours; NULL: memory */
 	bool fork_keeps; /* a child has a copy of what there is */
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;

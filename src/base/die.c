@@ -20,6 +20,8 @@ sentence(enum secmalloc_fault kind)
 		return "secmalloc: write after free: a chunk was written after it was given back\n";
 	case SECMALLOC_FAULT_TAMPERED:
 		return "secmalloc: tampered: a closed page was written from outside\n";
+	case SECMALLOC_FAULT_STORE:
+		return "secmalloc: store: the file in store_dir could not be read or written\n";
 	case SECMALLOC_FAULT_INTERNAL:
 		break;
 	}

@@ -3,12 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-enum {
-	FRAMES_LEAST = 32, /* one instruction may need several pages at once */
-	RESERVE = 32	   /* frames beyond clear_limit, for pages that the kernel has pinned */
-};
-
 struct sm_engine sm_engine;
+const struct sm_mover *sm_mover = &sm_uffd;
 
 /* -------------------------------------------------------------------- lock */
 
@@ -158,21 +154,27 @@ message(const struct sm_span *s, size_t i, unsigned char *bytes, const uint64_t 
 /* ---------------------------------------------------------- seal and unseal */
 
 /* From a frame to X; the frame is zero afterwards. */
-void
+int
 sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, key->epoch };
 	struct sm_message m;
+	int e;
 
 	s->page[i].epoch = key->epoch;
 	s->page[i].nonce = sm_key_nonce();
 	m = message(s, i, frame_at(f), ad);
-	m.to = s->x + i * sm_engine.page_bytes;
+	m.to = s->x ? s->x + i * sm_engine.page_bytes : frame_at(f);
 	sm_cipher_seal(key->state, &m);
 	if (sm_purged()) /* a key that is wiped has hidden nothing */
 		sm_wipe(m.to, sm_engine.page_bytes);
+	e = sm_store_put(s, i, frame_at(f));
+	if (e && sm_cipher_open(key->state, &m) == 0)
+		return e;
 	sm_wipe(frame_at(f), sm_engine.page_bytes);
-	s->page[i].state = SM_PAGE_SEALED;
+	if (e == 0)
+		s->page[i].state = SM_PAGE_SEALED;
+	return e;
 }
 
 /* From X to a frame, which stays zero where X was written. */
@@ -191,8 +193,9 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 	if (e)
 		return e == EINVAL ? EBADMSG : e;
 	m.scrap = true;
-	memcpy(frame_at(f), s->x + i * sm_engine.page_bytes, sm_engine.page_bytes);
-	e = sm_cipher_open(key->state, &m);
+	e = sm_store_get(s, i, frame_at(f));
+	if (e == 0)
+		e = sm_cipher_open(key->state, &m);
 	sm_key_return_beside(&other);
 	if (sm_purged())
 		e = sm_state_refuse();
@@ -220,11 +223,22 @@ refill(struct sm_span *s, size_t i)
 {
 	uint32_t f = s->page[i].frame;
 
-	if (sm_uffd_fill(sm_engine.fd, frame_at(f)))
+	if (sm_mover->zero(sm_engine.fd, frame_at(f)))
 		sm_die_of("there is no memory for a page: free some", s->u);
 	*(volatile unsigned char *)frame_at(f) = 0; /* a frame of its own, not the page of zeros */
 	s->page[i].state = SM_PAGE_VIRGIN;
 	free_frame(f);
+}
+
+/* X took nothing: the page stays clear. */
+static void
+put_back(struct sm_span *s, size_t i)
+{
+	unsigned char *u = s->u + i * sm_engine.page_bytes;
+	int e = sm_mover->put(sm_engine.fd, u, frame_at(s->page[i].frame));
+
+	if (e)
+		sm_die(SECMALLOC_FAULT_STORE, u);
 }
 
 /* EEXIST: it was moved already, and the kernel was interrupted. */
@@ -233,7 +247,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_uffd_move(sm_engine.fd, frame_at(f), u);
+	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
 
 	if (e == ENOENT) {
 		refill(s, i);
@@ -241,9 +255,13 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 	}
 	if (e && e != EEXIST)
 		return e;
+	e = sm_engine_seal(s, i, f, key);
+	if (e) {
+		put_back(s, i);
+		return e;
+	}
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
-	sm_engine_seal(s, i, f, key);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	free_frame(f);
 	return 0;
 }
@@ -254,40 +272,45 @@ sm_engine_discard(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_uffd_move(sm_engine.fd, frame_at(f), u);
+	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
 
 	if (e && e != EEXIST) {
 		refill(s, i);
 		return;
 	}
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	sm_wipe(frame_at(f), sm_engine.page_bytes);
 	s->page[i].state = SM_PAGE_VIRGIN;
 	free_frame(f);
 }
 
 /* The clock's hand goes over frames; pages that are held, or pinned by the kernel, stay. */
-static bool
+static int
 evict(const struct sm_loan *key)
 {
-	for (size_t n = 0; n < sm_engine.frames; n++) {
+	int e = EBUSY;
+
+	for (size_t n = 0; n < sm_engine.frames && e && e != EIO; n++) {
 		struct sm_owner o;
 
 		sm_engine.hand = sm_engine.hand + 1 < sm_engine.frames ? sm_engine.hand + 1 : 0;
 		o = sm_engine.owner[sm_engine.hand];
-		if (o.span && o.span->page[o.page].holds == 0 &&
-			sm_engine_close(o.span, o.page, key) == 0)
-			return true;
+		if (o.span && o.span->page[o.page].holds == 0)
+			e = sm_engine_close(o.span, o.page, key);
 	}
-	return false;
+	return e;
 }
 
 static int
 take_frame(uint32_t *f, const struct sm_loan *key)
 {
-	while (sm_engine.nfree <= RESERVE && evict(key))
-		;
+	int e = 0;
+
+	while (e == 0 && sm_engine.nfree <= SM_FRAMES_SPARE)
+		e = evict(key);
+	if (sm_engine.nfree == 0 && e == EIO)
+		return e;
 	if (sm_engine.nfree == 0)
 		return sm_fail(ENOMEM, "all %zu pages that may be clear are held, or in use by the "
 				       "kernel: raise clear_limit", sm_engine.frames);
@@ -299,16 +322,16 @@ static int
 place(struct sm_span *s, size_t i, uint32_t f)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = s->locked ? 0 : sm_uffd_lock(u, sm_engine.page_bytes);
+	int e = s->locked ? 0 : sm_mover->lock(u, sm_engine.page_bytes);
 
 	if (e)
 		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
 				       "(LimitMEMLOCK=), or lower clear_limit", e);
-	e = sm_uffd_place(sm_engine.fd, u, frame_at(f));
+	e = sm_mover->put(sm_engine.fd, u, frame_at(f));
 	if (e == 0)
 		return 0;
 	if (!s->locked)
-		sm_uffd_unlock(u, sm_engine.page_bytes);
+		sm_mover->unlock(u, sm_engine.page_bytes);
 	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory", e);
 }
 
@@ -344,8 +367,10 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	uint32_t f = 0;
 	int e;
 
+	if (p->state == SM_PAGE_SHUT)
+		return EFAULT;
 	if (p->state == SM_PAGE_CLEAR) { /* it is there, or was thrown away */
-		e = sm_uffd_fill(sm_engine.fd, s->u + i * sm_engine.page_bytes);
+		e = sm_mover->zero(sm_engine.fd, s->u + i * sm_engine.page_bytes);
 		return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
 	}
 	e = p->state == SM_PAGE_LOST ? EBADMSG : take_frame(&f, key);
@@ -367,6 +392,7 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 int
 sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
+	const struct sm_page kept = s->page[i];
 	uint32_t f;
 	int e;
 
@@ -378,116 +404,10 @@ sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
 	f = sm_engine.free[sm_engine.nfree - 1];
 	e = sm_engine_unseal(s, i, f, key);
 	if (e == 0)
-		sm_engine_seal(s, i, f, key);
-	return e;
-}
-
-/* ---------------------------------------------------------- start and stop */
-
-static int
-obtain_frames(size_t bytes)
-{
-	const struct sm_config *c = sm_config();
-	struct sm_wish wish = { .require = c->require & ~(unsigned)SECMALLOC_HIDDEN,
-		.without = c->without | SECMALLOC_HIDDEN };
-	int e = sm_os_reserve(bytes, &sm_engine.p_reserved);
-
-	if (e)
-		return e;
-	e = sm_os_obtain(sm_engine.p_reserved, bytes, &wish, &sm_engine.p);
+		e = sm_engine_seal(s, i, f, key);
 	if (e) {
-		sm_os_unreserve(sm_engine.p_reserved, bytes);
-		sm_engine.p_reserved = NULL;
+		sm_wipe(frame_at(f), sm_engine.page_bytes);
+		s->page[i] = kept;
 	}
 	return e;
-}
-
-static void
-fill_frames(void)
-{
-	sm_engine.nfree = 0;
-	for (size_t f = sm_engine.frames; f > 0; f--)
-		sm_engine.free[sm_engine.nfree++] = (uint32_t)(f - 1);
-}
-
-static int
-obtain_tables(void)
-{
-	size_t owners = sm_engine.frames * sizeof(*sm_engine.owner);
-	size_t bytes = sm_round_up(owners + sm_engine.frames * sizeof(*sm_engine.free),
-		sm_engine.page_bytes);
-	void *at;
-	int e = sm_os_plain(bytes, &at);
-
-	if (e)
-		return e;
-	sm_engine.table_bytes = bytes;
-	sm_engine.owner = at;
-	sm_engine.free = (uint32_t *)(void *)((unsigned char *)at + owners);
-	fill_frames();
-	return 0;
-}
-
-static int
-watch_frames(void)
-{
-	int e = sm_uffd_watch(sm_engine.fd, sm_engine.p.base, sm_engine.p.bytes);
-
-	return e ? sm_fail(ENOTSUP, "userfaultfd refused to watch pages (%d)", e) : 0;
-}
-
-int
-sm_engine_start(int fd)
-{
-	size_t page = sm_os_page_bytes(), n = sm_config()->clear_bytes / page;
-	int e;
-
-	sm_engine = (struct sm_engine){ .fd = fd, .page_bytes = page };
-	sm_engine.frames = (n < FRAMES_LEAST ? FRAMES_LEAST : n) + RESERVE;
-	e = obtain_frames(sm_engine.frames * page);
-	if (e)
-		return e;
-	e = obtain_tables();
-	if (e == 0)
-		e = watch_frames();
-	if (e)
-		sm_engine_stop();
-	return e;
-}
-
-int
-sm_engine_revive(int fd)
-{
-	size_t bytes = sm_engine.p.bytes;
-	int e;
-
-	if (!sm_engine.p.absent) /* else there is a hole, or by now another's page */
-		sm_os_unreserve(sm_engine.p_reserved, bytes);
-	sm_engine.p = (struct sm_area){ 0 };
-	sm_engine.fd = fd;
-	atomic_store(&sm_engine.next, 0);
-	atomic_store(&sm_engine.serving, 0);
-	atomic_store(&sm_engine.forker, 0);
-	atomic_store(&sm_engine.put_off, false);
-	atomic_store(&sm_engine.clear, 0);
-	memset(sm_engine.owner, 0, sm_engine.frames * sizeof(*sm_engine.owner));
-	fill_frames();
-	e = obtain_frames(bytes);
-	return e ? e : watch_frames();
-}
-
-/* Every page is in P again. */
-void
-sm_engine_stop(void)
-{
-	size_t bytes = sm_engine.p.bytes;
-
-	if (sm_engine.p.base) {
-		sm_uffd_unwatch(sm_engine.fd, sm_engine.p.base, bytes);
-		sm_wipe(sm_engine.p.base, bytes);
-		sm_os_release(&sm_engine.p);
-		sm_os_unreserve(sm_engine.p_reserved, bytes);
-	}
-	sm_os_unreserve(sm_engine.owner, sm_engine.table_bytes);
-	sm_engine = (struct sm_engine){ .fd = -1 };
 }

@@ -9,12 +9,6 @@ enum sm_mode sm_fault_by;
 /* ------------------------------------------------------------------- spans */
 
 static size_t
-store_bytes(size_t pages)
-{
-	return pages * sm_engine.page_bytes;
-}
-
-static size_t
 table_bytes(size_t pages)
 {
 	return sm_round_up(pages * sizeof(struct sm_page), sm_engine.page_bytes);
@@ -24,7 +18,7 @@ void
 sm_span_let_go(struct sm_span *s)
 {
 	sm_os_unreserve(s->page, table_bytes(s->pages));
-	sm_os_unreserve(s->x, store_bytes(s->pages));
+	sm_store_give(s);
 	*s = (struct sm_span){ 0 };
 }
 
@@ -40,18 +34,17 @@ free_span(void)
 static int
 make_span(struct sm_span *s, unsigned char *u, size_t bytes)
 {
-	void *x, *page = NULL;
+	void *page = NULL;
 	int e;
 
 	*s = (struct sm_span){ .pages = bytes / sm_engine.page_bytes };
-	e = sm_os_plain(store_bytes(s->pages), &x);
+	e = sm_store_take(s);
 	if (e)
 		return e;
-	s->x = x;
 	e = sm_os_plain(table_bytes(s->pages), &page);
 	s->page = e ? NULL : page;
-	if (e == 0 && sm_uffd_watch(sm_engine.fd, u, bytes))
-		e = sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
+	if (e == 0 && sm_mover->watch(sm_engine.fd, u, bytes))
+		e = sm_fail(ENOMEM, "the kernel refused to watch %zu bytes: free some memory", bytes);
 	if (e)
 		sm_span_let_go(s);
 	return e;
@@ -67,7 +60,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 
 	if (e)
 		return e;
-	made.locked = sm_uffd_lock(base, bytes) == 0;
+	made.locked = sm_mover->lock(base, bytes) == 0;
 	sm_server_mask(&m);
 	sm_engine_take();
 	s = free_span();
@@ -81,7 +74,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 	sm_server_unmask(&m);
 	if (s)
 		return 0;
-	sm_uffd_unwatch(sm_engine.fd, base, bytes);
+	sm_mover->unwatch(sm_engine.fd, base, bytes);
 	sm_span_let_go(&made);
 	return sm_fail(ENOMEM, "%d pools are all that transparent mode watches: raise pool_size",
 		(int)SM_SPANS_MOST);
@@ -107,9 +100,9 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	}
 	sm_engine_let_go();
 	sm_server_unmask(&m);
-	sm_uffd_unwatch(sm_engine.fd, base, bytes);
+	sm_mover->unwatch(sm_engine.fd, base, bytes);
 	if (gone.locked)
-		sm_uffd_unlock(base, bytes);
+		sm_mover->unlock(base, bytes);
 	sm_span_let_go(&gone);
 }
 
@@ -136,32 +129,74 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 
 /* ------------------------------------------------------------ start and stop */
 
+static void
+unlisten(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+	sm_fault_by = SM_MODE_NONE;
+}
+
+static int
+serve_in(enum sm_mode m, int fd)
+{
+	int e;
+
+	sm_mover = m == SM_MODE_SLOTS ? &sm_slots : &sm_uffd;
+	e = sm_engine_start(fd);
+	if (e) {
+		unlisten(fd);
+		return e;
+	}
+	sm_fault_by = m;
+	e = sm_store_start();
+	if (e == 0)
+		e = sm_server_start(m, fd);
+	if (e) {
+		sm_store_stop();
+		sm_engine_stop();
+		unlisten(fd);
+	}
+	return e;
+}
+
+/* A child that keeps everything has userfaultfd, or nothing. */
+static bool
+may_do(enum sm_mode m)
+{
+	return m != SM_MODE_SLOTS || !(sm_config()->fork_keeps || sm_host.unaware);
+}
+
+static int
+served(void)
+{
+	if (sm_fault_by != SM_MODE_THREAD) {
+		(void)sm_fail(0, "transparent mode %d: system calls on closed pages are EFAULT, as "
+			"userfaultfd is not allowed to watch the kernel: start with CAP_SYS_PTRACE "
+			"or give access to /dev/userfaultfd", (int)sm_fault_by);
+		sm_error_show();
+	}
+	return 0;
+}
+
 int
 sm_fault_start(void)
 {
-	static const enum sm_mode modes[] = { SM_MODE_THREAD, SM_MODE_SIGNAL };
-	int fd = -1, e;
+	static const enum sm_mode modes[] = { SM_MODE_THREAD, SM_MODE_SIGNAL, SM_MODE_SLOTS };
+	int fd, e;
 
-	for (size_t i = 0; fd < 0 && i < sizeof(modes) / sizeof(*modes); i++) {
-		fd = sm_uffd_open(modes[i]);
-		sm_fault_by = modes[i];
+	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
+		fd = modes[i] == SM_MODE_SLOTS ? -1 : sm_uffd_open(modes[i]);
+		if (!may_do(modes[i]) || (fd < 0 && modes[i] != SM_MODE_SLOTS))
+			continue;
+		e = serve_in(modes[i], fd);
+		if (e == 0)
+			return served();
+		if (e != ENOTSUP)
+			return e;
 	}
-	if (fd < 0) {
-		sm_fault_by = SM_MODE_NONE;
-		return sm_fail(ENOTSUP, "transparent mode needs userfaultfd with UFFDIO_MOVE: Linux 6.8, "
-					"and no filter that forbids it");
-	}
-	e = sm_engine_start(fd);
-	if (e == 0) {
-		e = sm_server_start(sm_fault_by, fd);
-		if (e)
-			sm_engine_stop();
-	}
-	if (e) {
-		close(fd);
-		sm_fault_by = SM_MODE_NONE;
-	}
-	return e;
+	return sm_fail(ENOTSUP, "transparent mode needs userfaultfd with UFFDIO_MOVE: Linux 6.8, "
+				"and no filter that forbids it");
 }
 
 void
@@ -172,9 +207,9 @@ sm_fault_stop(void)
 	if (sm_fault_by == SM_MODE_NONE)
 		return;
 	sm_server_stop();
+	sm_store_stop();
 	sm_engine_stop();
-	close(fd);
-	sm_fault_by = SM_MODE_NONE;
+	unlisten(fd);
 }
 
 /* P and the tables are ordinary or wiped here; the descriptor watches the parent. */
@@ -184,11 +219,11 @@ sm_fault_orphan(void)
 	if (sm_fault_by == SM_MODE_NONE)
 		return;
 	sm_server_forget();
-	close(sm_engine.fd);
+	sm_store_stop();
+	unlisten(sm_engine.fd);
 	if (sm_engine.p.base)
 		sm_os_cover(sm_engine.p.base, sm_engine.p.bytes, sm_engine.p.absent);
 	sm_engine = (struct sm_engine){ .fd = -1 };
-	sm_fault_by = SM_MODE_NONE;
 }
 
 unsigned
@@ -225,7 +260,7 @@ static int
 serve_zeros(void *at)
 {
 	struct sm_span *s = sm_engine_span(at);
-	int e = s == NULL ? 0 : sm_uffd_fill(sm_engine.fd,
+	int e = s == NULL ? 0 : sm_mover->zero(sm_engine.fd,
 		s->u + sm_engine_index(s, at) * sm_engine.page_bytes);
 
 	return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
@@ -260,6 +295,8 @@ wait_on(struct wait *w, int e, const void *at)
 
 	if (e == EBADMSG)
 		sm_die(SECMALLOC_FAULT_TAMPERED, at);
+	if (e == EIO)
+		sm_die(SECMALLOC_FAULT_STORE, at);
 	if (e == EACCES || e == EINPROGRESS || !w->begun || closed != w->closed) {
 		w->begun = e != EACCES && e != EINPROGRESS;
 		w->closed = closed;
@@ -279,6 +316,8 @@ sm_engine_serve(void *at)
 	if (!sm_engine_span(at))
 		return false;
 	while ((e = serve_once(at)) != 0) {
+		if (e == EFAULT)
+			return false;
 		if (sm_fault_by == SM_MODE_THREAD &&
 			(e == EINPROGRESS || (e == EACCES && sm_engine_waits())))
 			return true; /* sm_fault_resume or _unlock wakes it */
@@ -324,11 +363,11 @@ sm_fault_close(void *ptr, size_t n)
 	if (e)
 		return e;
 	r = range_of((void *)from, to - from);
-	for (size_t i = r.first; i < r.end; i++)
+	for (size_t i = r.first; e != EIO && i < r.end; i++)
 		if (r.s->page[i].state == SM_PAGE_CLEAR && r.s->page[i].holds == 0)
-			(void)sm_engine_close(r.s, i, &w.key); /* pinned: the next eviction */
+			e = sm_engine_close(r.s, i, &w.key);
 	sm_engine_end(&w);
-	return 0;
+	return e == EIO ? e : 0; /* pinned: the next eviction */
 }
 
 static void
@@ -397,14 +436,14 @@ sm_fault_close_all(void)
 
 	if (e)
 		return e;
-	for (size_t f = 0; f < sm_engine.frames; f++) {
+	for (size_t f = 0; e != EIO && f < sm_engine.frames; f++) {
 		struct sm_owner o = sm_engine.owner[f];
 
 		if (o.span && o.span->page[o.page].holds == 0)
-			(void)sm_engine_close(o.span, o.page, &w.key);
+			e = sm_engine_close(o.span, o.page, &w.key);
 	}
 	sm_engine_end(&w);
-	return 0;
+	return e == EIO ? e : 0;
 }
 
 unsigned
@@ -441,8 +480,8 @@ sm_fault_purge(void)
 		struct sm_owner o = sm_engine.owner[f];
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
-		if (o.span && o.span->u && sm_uffd_move(sm_engine.fd, frame,
-			o.span->u + o.page * sm_engine.page_bytes) == 0)
+		if (o.span && o.span->u && (sm_mover->shared || sm_mover->take(sm_engine.fd, frame,
+			o.span->u + o.page * sm_engine.page_bytes) == 0))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 	sm_engine_wake(); /* who waited for the unlocking, too */

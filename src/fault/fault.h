@@ -5,7 +5,8 @@
  * is closed is not there: its ciphertext lies in X, ordinary memory or a file. To open it, X is
  * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to
  * close it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of
- * zeros. The tag vouches for address and epoch too.
+ * zeros. The tag vouches for address and epoch too. Where the kernel moves no pages, an open page
+ * is a second mapping of its frame.
  */
 #ifndef SM_FAULT_H
 #define SM_FAULT_H
@@ -16,14 +17,15 @@
 enum sm_mode {
 	SM_MODE_NONE = 0,
 	SM_MODE_THREAD = 1, /* a thread of ours: system calls on closed pages work too */
-	SM_MODE_SIGNAL = 2  /* SIGBUS in the thread that touches; system calls need a hold */
+	SM_MODE_SIGNAL = 2, /* SIGBUS in the thread that touches; system calls need a hold */
+	SM_MODE_SLOTS = 3   /* the same with SIGSEGV, without userfaultfd */
 };
 
 /**
  * sm_fault_start - probe the kernel and begin to serve; before the heap has any pool
  *
  * Returns: 0; ENOTSUP: no mode works here; ENOMEM, EPERM: frames cannot be locked; EAGAIN: no
- * thread.
+ * thread; open(2)'s: store_dir.
  */
 int sm_fault_start(void);
 
@@ -62,16 +64,23 @@ void sm_fault_go(unsigned char *base, size_t bytes);
 /** sm_fault_drop - what lies in these pages is not kept: zeros from now on */
 void sm_fault_drop(unsigned char *base, size_t bytes);
 
+/** sm_fault_shut, sm_fault_reach - nobody may touch these pages, which hold nothing; or again.
+ * False: the heap sees to that itself. */
+bool sm_fault_shut(unsigned char *base, size_t bytes);
+bool sm_fault_reach(unsigned char *base, size_t bytes);
+
 /** sm_fault_reseal - close what has been open for so many ms; returns ms until the next is due */
 unsigned sm_fault_reseal(unsigned ms);
 
 /** sm_fault_purge - wipe what is clear; async-signal-safe, once the key is gone */
 void sm_fault_purge(void);
 
-/** sm_fault_close - close the pages that lie wholly inside, the others next. As sm_key_lend. */
+/** sm_fault_close - close the pages that lie wholly inside, the others next. As sm_key_lend; EIO:
+ * store_dir could not be written, and some stay open. */
 int sm_fault_close(void *ptr, size_t n);
 
-/** sm_fault_open - open the pages. EBADMSG: X was tampered with. ENOMEM: too many are held. */
+/** sm_fault_open - open the pages. EBADMSG: X was tampered with. ENOMEM: too many are held. EIO:
+ * store_dir could not be read. */
 int sm_fault_open(void *ptr, size_t n);
 
 /** sm_fault_hold - open them, and they stay so until as many releases. As sm_fault_open. */
@@ -120,7 +129,7 @@ void sm_fault_undo(void);
 /** sm_fault_watches - this address is in a pool of ours */
 bool sm_fault_watches(const void *at);
 
-/** sm_fault_close_all - every page that is not held. As sm_key_lend. */
+/** sm_fault_close_all - every page that is not held. As sm_fault_close. */
 int sm_fault_close_all(void);
 
 #endif

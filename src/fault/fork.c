@@ -24,14 +24,19 @@ static bool owned, served; /* in a child: frames are its own; somebody serves */
 
 /* ------------------------------------------------------------------ parent */
 
-static void
+static int
 copy(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
 {
 	size_t page = sm_engine.page_bytes;
+	unsigned char *frame = sm_engine.p.base + f * page;
+	int e;
 
-	memcpy(sm_engine.p.base + f * page, s->u + i * page, page);
-	sm_engine_seal(s, i, f, key);
+	memcpy(frame, s->u + i * page, page);
+	e = sm_engine_seal(s, i, f, key);
+	if (e)
+		sm_wipe(frame, page);
 	s->page[i].state = SM_PAGE_CLEAR;
+	return e;
 }
 
 static int
@@ -47,8 +52,7 @@ put_away(const struct sm_owner *o, const struct sm_loan *key)
 		return e;
 	if (sm_engine.nfree == 0)
 		return ENOMEM;
-	copy(o->span, o->page, sm_engine.free[sm_engine.nfree - 1], key);
-	return 0;
+	return copy(o->span, o->page, sm_engine.free[sm_engine.nfree - 1], key);
 }
 
 /* A child has a key of its own, and two are the most there are. What was tampered with is lost. */
@@ -86,6 +90,8 @@ sm_fault_pause(void)
 	}
 	if (e == 0 && carries)
 		e = carry_all(&w.key);
+	if (e == 0)
+		e = sm_store_before_fork();
 	atomic_store(&sm_engine.put_off, false);
 	atomic_store(&sm_engine.forker, sm_uffd_self());
 	sm_engine_end(&w);
@@ -115,6 +121,7 @@ sm_fault_resume(void)
 	else if (held_closed)
 		open_held(&w.key);
 	held_closed = false;
+	sm_store_after_fork();
 	atomic_store(&sm_engine.forker, 0);
 	if (e)
 		sm_engine_let_go();
@@ -157,7 +164,7 @@ close_pages(struct sm_span *s)
 int
 sm_fault_revive(void)
 {
-	int fd;
+	int fd, e;
 
 	held_closed = false;
 	sm_server_forget();
@@ -170,7 +177,8 @@ sm_fault_revive(void)
 	for (size_t k = 0; k < sm_engine.nspans; k++)
 		close_pages(&sm_engine.spans[k]);
 	owned = true;
-	return sm_engine_revive(fd);
+	e = sm_engine_revive(fd);
+	return e ? e : sm_store_inherit();
 }
 
 int
@@ -178,9 +186,9 @@ sm_fault_again(unsigned char *base, size_t bytes)
 {
 	struct sm_span *s = sm_engine_span(base);
 
-	if (sm_uffd_watch(sm_engine.fd, base, bytes))
+	if (sm_mover->watch(sm_engine.fd, base, bytes))
 		return sm_fail(ENOMEM, "userfaultfd refused to watch %zu bytes: free some memory", bytes);
-	s->locked = sm_uffd_lock(base, bytes) == 0;
+	s->locked = sm_mover->lock(base, bytes) == 0;
 	return 0;
 }
 
@@ -206,6 +214,7 @@ sm_fault_undo(void)
 		sm_server_stop();
 	for (size_t k = 0; k < sm_engine.nspans; k++)
 		sm_span_let_go(&sm_engine.spans[k]);
+	sm_store_stop();
 	sm_engine_stop();
 	close(fd);
 	sm_fault_by = SM_MODE_NONE;

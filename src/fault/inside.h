@@ -11,7 +11,8 @@ enum sm_page_state {
 	SM_PAGE_VIRGIN = 0, /* never touched: zeros */
 	SM_PAGE_SEALED,	    /* in X */
 	SM_PAGE_CLEAR,	    /* in U */
-	SM_PAGE_LOST	    /* X was tampered with */
+	SM_PAGE_LOST,	    /* X was tampered with */
+	SM_PAGE_SHUT	    /* nobody may touch it: the heap guards it, or keeps it for later */
 };
 
 /** A page of U. Under the engine's lock. */
@@ -26,7 +27,8 @@ struct sm_page {
 
 /** A pool: U and what belongs to it, page by page. */
 struct sm_span {
-	unsigned char *u, *x;
+	unsigned char *u, *x; /* x NULL: in the store's file, from `at` on */
+	uint64_t at;
 	size_t pages;
 	struct sm_page *page;
 	bool locked; /* U as a whole, as far as pages are there */
@@ -62,6 +64,21 @@ void *sm_uffd_next(int fd, int bell);
 int sm_uffd_lock(void *base, size_t bytes);
 void sm_uffd_unlock(void *base, size_t bytes);
 
+/** What the kernel does for a mode. By userfaultfd: as the calls above; by slots: see slots.c. */
+struct sm_mover {
+	int (*watch)(int fd, void *base, size_t bytes);
+	void (*unwatch)(int fd, void *base, size_t bytes);
+	int (*put)(int fd, void *u, void *frame);
+	int (*take)(int fd, void *frame, void *u);
+	int (*zero)(int fd, void *at);
+	void (*wake)(int fd, void *page);
+	int (*lock)(void *base, size_t bytes);
+	void (*unlock)(void *base, size_t bytes);
+	bool shared; /* an open page is in P too, and SM_PAGE_SHUT is what guards U */
+};
+extern const struct sm_mover sm_uffd, sm_slots;
+extern const struct sm_mover *sm_mover; /* the one in use */
+
 /** sm_server_mask, sm_server_unmask - no signal of this thread comes while the engine works */
 struct sm_mask {
 	unsigned long bits[16];
@@ -69,9 +86,45 @@ struct sm_mask {
 void sm_server_mask(struct sm_mask *m);
 void sm_server_unmask(const struct sm_mask *m);
 
+/* ------------------------------------------------------------------- store */
+
+/*
+ * X. In memory it is written directly; in a file by system calls and not through a mapping, so that
+ * a disk that fails is an errno value and no signal, address space is used once, and no child has
+ * its parent's X in reach. The file holds ciphertext only; tags lie in memory.
+ */
+
+/** sm_store_start - open store_dir, if there is one. open(2)'s errno value. */
+int sm_store_start(void);
+void sm_store_stop(void);
+
+/** sm_store_take - room for the pages of a span that has no X. ENOMEM. Under heap's pool lock. */
+int sm_store_take(struct sm_span *s);
+/** sm_store_give - and back, when the engine has forgotten the span */
+void sm_store_give(struct sm_span *s);
+
+/** sm_store_get, sm_store_put - a page, from or to X. EIO: the disk. */
+int sm_store_get(const struct sm_span *s, size_t i, void *page);
+int sm_store_put(const struct sm_span *s, size_t i, const void *page);
+
+/**
+ * sm_store_before_fork - make a copy for a child, while nobody writes to X; nothing for memory
+ *
+ * Returns: 0; an errno value: the child cannot have X. Then sm_store_after_fork in the parent, and
+ * in the child sm_store_inherit, or sm_store_stop.
+ */
+int sm_store_before_fork(void);
+void sm_store_after_fork(void);
+/** sm_store_inherit - the copy is X from now on. ENOMEM: there is none. */
+int sm_store_inherit(void);
+
 /* ------------------------------------------------------------------ engine */
 
-enum { SM_SPANS_MOST = 1024 };
+enum {
+	SM_SPANS_MOST = 1024,
+	SM_FRAMES_LEAST = 32, /* one instruction may need several pages at once */
+	SM_FRAMES_SPARE = 32  /* beyond clear_limit, for pages that the kernel has pinned */
+};
 
 struct sm_engine {
 	_Atomic uint32_t next, serving; /* the lock: a ticket each, as an unfair one starves */
@@ -132,15 +185,16 @@ void sm_engine_let_go(void);
 /* Under the lock, the rest. */
 struct sm_span *sm_engine_span(const void *at);
 size_t sm_engine_index(const struct sm_span *s, const void *at);
-/** sm_engine_open - and wake who waits for it. ENOMEM: all is held. EBADMSG: lost. */
+/** sm_engine_open - and wake who waits for it. ENOMEM: all is held. EBADMSG: lost. EIO: store_dir.
+ * EFAULT: shut. */
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
-/** sm_engine_close - a clear page. EBUSY and others: it stays. */
+/** sm_engine_close - a clear page. EBUSY, EIO (store_dir) and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
-/** sm_engine_seal - a frame's bytes go to X */
-void sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
-/** sm_engine_unseal - from X to a frame. EBADMSG: it is zero. */
+/** sm_engine_seal - a frame's bytes go to X. EIO: they are in the frame as before. */
+int sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
+/** sm_engine_unseal - from X to a frame. EBADMSG, EIO: it is zero. */
 int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_carry - a page in X, sealed with another key, is sealed with this one. ENOMEM: no frame
  * is free; EBADMSG: it was tampered with, and stays as it was. */

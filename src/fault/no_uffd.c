@@ -86,3 +86,8 @@ sm_uffd_unlock(void *base, size_t bytes)
 {
 	(void)base, (void)bytes;
 }
+
+const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
+	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+const struct sm_mover sm_slots = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
+	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };

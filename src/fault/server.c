@@ -17,7 +17,7 @@ static struct {
 	int fd;
 	int bell[2]; /* a pipe: an enum sm_ring each time */
 	pthread_t thread;
-	struct sigaction former; /* of SIGBUS */
+	struct sigaction former; /* of the signal */
 } server;
 
 /* -------------------------------------------------------------------- bell */
@@ -163,6 +163,12 @@ stop_thread(void)
 
 /* ------------------------------------------------------------------ signal */
 
+static int
+the_signal(void)
+{
+	return server.mode == SM_MODE_SLOTS ? SIGSEGV : SIGBUS;
+}
+
 /* A fault of the program's own takes the course it took before. */
 static void
 pass_on(int signal, siginfo_t *info, void *context)
@@ -171,20 +177,22 @@ pass_on(int signal, siginfo_t *info, void *context)
 		server.former.sa_sigaction(signal, info, context);
 		return;
 	}
-	if (server.former.sa_handler == SIG_IGN)
+	if (server.former.sa_handler == SIG_IGN && info->si_code <= 0)
 		return;
-	if (server.former.sa_handler != SIG_DFL) {
+	if (server.former.sa_handler != SIG_DFL && server.former.sa_handler != SIG_IGN) {
 		server.former.sa_handler(signal);
 		return;
 	}
 	sigaction(signal, &server.former, NULL); /* the access comes again, and ends the program */
+	if (info->si_code <= 0)
+		raise(signal);
 }
 
 static void
-on_sigbus(int signal, siginfo_t *info, void *context)
+on_signal(int signal, siginfo_t *info, void *context)
 {
 	int kept = errno;
-	bool ours = sm_engine_serve(info->si_addr);
+	bool ours = info->si_code > 0 && sm_engine_serve(info->si_addr);
 
 	errno = kept;
 	if (!ours)
@@ -197,12 +205,12 @@ start_signal(void)
 	struct sigaction a;
 
 	memset(&a, 0, sizeof(a));
-	a.sa_sigaction = on_sigbus;
+	a.sa_sigaction = on_signal;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
 	sigfillset(&a.sa_mask);
-	if (sigaction(SIGBUS, &a, &server.former) == 0)
+	if (sigaction(the_signal(), &a, &server.former) == 0)
 		return 0;
-	return sm_fail(ENOTSUP, "sigaction of SIGBUS failed (%d): allow the system call", errno);
+	return sm_fail(ENOTSUP, "sigaction failed (%d): allow the system call", errno);
 }
 
 /* ------------------------------------------------------------------- doors */
@@ -212,9 +220,11 @@ sm_server_start(enum sm_mode mode, int fd)
 {
 	int e;
 
+	server.mode = mode;
 	server.fd = fd;
 	e = mode == SM_MODE_THREAD ? start_thread() : start_signal();
-	server.mode = e ? SM_MODE_NONE : mode;
+	if (e)
+		server.mode = SM_MODE_NONE;
 	return e;
 }
 
@@ -224,7 +234,7 @@ sm_server_stop(void)
 	if (server.mode == SM_MODE_THREAD)
 		stop_thread();
 	else
-		sigaction(SIGBUS, &server.former, NULL);
+		sigaction(the_signal(), &server.former, NULL);
 	server.mode = SM_MODE_NONE;
 }
 
@@ -237,8 +247,8 @@ sm_server_forget(void)
 		sm_raw_forget();
 	sm_call_forget();
 	server.apart = false;
-	if (server.mode == SM_MODE_SIGNAL)
-		sigaction(SIGBUS, &server.former, NULL);
+	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)
+		sigaction(the_signal(), &server.former, NULL);
 	server.mode = SM_MODE_NONE;
 }
 
@@ -254,7 +264,7 @@ sm_server_mask(struct sm_mask *m)
 {
 	sigset_t all;
 
-	if (server.mode != SM_MODE_SIGNAL)
+	if (server.mode != SM_MODE_SIGNAL && server.mode != SM_MODE_SLOTS)
 		return;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)(void *)m->bits);
@@ -263,6 +273,6 @@ sm_server_mask(struct sm_mask *m)
 void
 sm_server_unmask(const struct sm_mask *m)
 {
-	if (server.mode == SM_MODE_SIGNAL)
+	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)
 		pthread_sigmask(SIG_SETMASK, (const sigset_t *)(const void *)m->bits, NULL);
 }

@@ -97,7 +97,7 @@ create(void)
 	e = pthread_attr_setstacksize(&a, STACK_BYTES + (least > 0 ? (size_t)least : 0));
 	sigfillset(&all);
 	if (sm_config()->transparent)
-		sigdelset(&all, SIGBUS);
+		sigdelset(&all, sm_fault_mode() == SM_MODE_SLOTS ? SIGSEGV : SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (e == 0)
 		e = pthread_create(&helper.thread, &a, run, NULL);

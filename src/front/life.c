@@ -8,12 +8,14 @@
 #include "seal/seal.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sodium.h>
 #include <string.h>
 #include <unistd.h>
 
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
+static char paths[2][PATH_MAX]; /* one of them is what asked.store_dir points to, if anything */
 static bool undumpable;
 static struct sm_area config_area; /* kept from start to start */
 static bool handlers_registered;
@@ -130,7 +132,7 @@ static int
 start_pages(const struct sm_config *c)
 {
 	static const struct sm_watch watch = { sm_fault_come, sm_fault_again, sm_fault_drop,
-		sm_fault_go };
+		sm_fault_go, sm_fault_shut, sm_fault_reach };
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
 		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_lock,
 		sm_fault_unlock, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
@@ -235,6 +237,24 @@ register_handlers(void)
 	return 0;
 }
 
+/* The caller may free his string. */
+static int
+copy_path(struct secmalloc_config *c)
+{
+	char *to = asked.store_dir == paths[0] ? paths[1] : paths[0];
+	size_t n;
+
+	if (!c->store_dir || c->store_dir == asked.store_dir)
+		return 0;
+	n = strnlen(c->store_dir, PATH_MAX);
+	if (n == PATH_MAX)
+		return sm_fail(ENAMETOOLONG, "store_dir has more than %d bytes: name it otherwise",
+			PATH_MAX - 1);
+	memcpy(to, c->store_dir, n + 1);
+	c->store_dir = to;
+	return 0;
+}
+
 /* Under the lock, and not running. */
 static int
 init(const struct secmalloc_config *c)
@@ -243,6 +263,8 @@ init(const struct secmalloc_config *c)
 	struct sm_config wanted = { 0 };
 	int e = sm_front_copy_config(c, &copy);
 
+	if (e == 0)
+		e = copy_path(&copy);
 	if (e == 0)
 		e = sm_front_resolve(&copy, &wanted);
 	if (e == 0)

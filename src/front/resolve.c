@@ -80,9 +80,7 @@ check_later(const struct secmalloc_config *c)
 {
 	const char *name = NULL;
 
-	if (c->store_dir)
-		name = "store_dir";
-	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
+	if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
 		name = "SECMALLOC_HIDDEN in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->without & SECMALLOC_LOCKED)
 		name = "transparent mode without LOCKED";
@@ -120,6 +118,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP;
 	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
 	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
+	out->store_dir = asked->store_dir;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;

@@ -207,7 +207,9 @@ guard_pool(struct sm_pool *p)
 	p->marked = false;
 	if (!(a->granted & SECMALLOC_GUARDED))
 		return 0;
-	if (unlocked) {
+	if (a->veiled && sm_heap_watch->shut(a->base, a->bytes)) {
+		p->marked = true;
+	} else if (unlocked) {
 		p->marked = sm_os_mark(a->base, a->bytes) == 0;
 		no_markers |= !p->marked;
 	}

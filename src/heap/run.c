@@ -156,6 +156,8 @@ has_guard_page(const struct sm_pool *p, size_t at, size_t pages)
 static int
 open_pages(const struct sm_pool *p, void *base, size_t bytes)
 {
+	if (p->area.veiled && sm_heap_watch->reach(base, bytes))
+		return 0;
 	if (p->marked)
 		return sm_os_unmark(base, bytes);
 	if (sm_config()->without & SECMALLOC_GUARDED) /* also where only some guards failed: */
@@ -230,6 +232,7 @@ sm_run_shut(struct sm_region *r, size_t at)
 	if (p->area.veiled)
 		sm_heap_watch->drop(base, bytes);
 	if (p->area.granted & SECMALLOC_GUARDED &&
+		!(p->area.veiled && sm_heap_watch->shut(base, bytes)) &&
 		(p->marked ? sm_os_mark(base, bytes) : sm_os_guard(base, bytes))) {
 		p->area.granted &= ~SECMALLOC_GUARDED; /* free pages stay accessible, and zero */
 		sm_pool_forgo(SECMALLOC_GUARDED);

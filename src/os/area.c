@@ -24,6 +24,7 @@
 struct sm_pending sm_pending;
 
 enum { RESERVE_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+enum { SHARED_FLAGS = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED };
 
 size_t
 sm_os_page_bytes(void)
@@ -281,7 +282,7 @@ static int
 protect_from_fork(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 {
 	bool hidden = a->granted & SECMALLOC_HIDDEN, want = !(w->without & SECMALLOC_FORKSAFE);
-	bool hole = hidden || w->veiled;
+	bool hole = hidden || w->veiled || w->shared;
 	int e = ENOTSUP;
 
 	if (w->inherit || (!want && !hole))
@@ -364,6 +365,9 @@ make(void *p, void *at, size_t bytes, const struct sm_wish *w, struct sm_area *m
 			return e;
 		}
 		made->granted |= SECMALLOC_LOCKED & ~w->without;
+	} else if (w->shared) {
+		if (mmap(p, bytes, PROT_READ | PROT_WRITE, SHARED_FLAGS, -1, 0) == MAP_FAILED)
+			return refused_lock(errno, bytes, "mmap");
 	} else {
 		e = set_access(p, bytes, PROT_READ | PROT_WRITE);
 		if (e)

@@ -47,6 +47,15 @@ bool sm_sys_may_lock(size_t n);
 int sm_sys_random(void *p, size_t n);
 /** sm_sys_read - as read(2), but not one that a sanitizer has replaced */
 long sm_sys_read(int fd, void *p, size_t n);
+/** sm_sys_read_at, sm_sys_write_at - as pread(2), pwrite(2), but no cancellation points */
+long sm_sys_read_at(int fd, void *p, size_t n, uint64_t at);
+long sm_sys_write_at(int fd, const void *p, size_t n, uint64_t at);
+/** sm_sys_nameless - a file in a folder that never had a name, or -1 and errno */
+int sm_sys_nameless(int folder);
+/** sm_sys_allocate - room on the disk for bytes of a file; ENOTSUP and others */
+int sm_sys_allocate(int fd, uint64_t at, uint64_t n);
+/** sm_sys_deallocate - give it back, and what lies there is zero; best effort */
+void sm_sys_deallocate(int fd, uint64_t at, uint64_t n);
 /** sm_sys_barrier - a memory barrier in every thread of this process; ENOTSUP */
 int sm_sys_barrier(void);
 int sm_sys_undumpable(void);

@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef SYS_memfd_secret
@@ -264,6 +265,41 @@ long
 sm_sys_read(int fd, void *p, size_t n)
 {
 	return syscall(SYS_read, fd, p, n);
+}
+
+/* preadv(2) takes the offset in two words everywhere, pread64(2) does not. */
+long
+sm_sys_read_at(int fd, void *p, size_t n, uint64_t at)
+{
+	struct iovec v = { p, n };
+
+	return syscall(SYS_preadv, fd, &v, 1L, (long)at, (long)(at >> 32));
+}
+
+long
+sm_sys_write_at(int fd, const void *p, size_t n, uint64_t at)
+{
+	struct iovec v = { (void *)(uintptr_t)p, n };
+
+	return syscall(SYS_pwritev, fd, &v, 1L, (long)at, (long)(at >> 32));
+}
+
+int
+sm_sys_nameless(int folder)
+{
+	return openat(folder, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR);
+}
+
+int
+sm_sys_allocate(int fd, uint64_t at, uint64_t n)
+{
+	return fallocate(fd, 0, (off_t)at, (off_t)n) ? errno : 0;
+}
+
+void
+sm_sys_deallocate(int fd, uint64_t at, uint64_t n)
+{
+	(void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
 }
 
 static int

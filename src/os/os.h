@@ -26,6 +26,7 @@ struct sm_wish {
 	unsigned without;
 	bool inherit; /* a child gets the pages, and reads what was there: sm_os_adopt */
 	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
+	bool shared; /* pages that can be mapped a second time; never in a child */
 	bool veiled; /* anonymous, untouched, and locked by whoever serves its faults */
 	bool elastic; /* anonymous, and locked by nothing but sm_os_pin; LOCKED is not in without */
 };
@@ -141,6 +142,38 @@ int sm_os_read(int fd, void *p, size_t n, size_t *got);
  *          before the first byte; EINTR: a signal; else read(2)'s.
  */
 int sm_os_ask(const char *prompt, unsigned char *p, size_t most, size_t *n);
+
+/*
+ * Files that have no name. Their descriptors are closed by exec and their numbers are high. These
+ * calls give errno values without a text: their caller knows what the file is for.
+ */
+
+/** sm_os_folder - open a folder, to make files in. open(2)'s errno value. */
+int sm_os_folder(const char *path, int *fd);
+
+/** sm_os_nameless - a new file there that only we can open; it goes when it is closed. As open(2).
+ */
+int sm_os_nameless(int folder, int *fd);
+
+/** sm_os_file_close - -1: nothing */
+void sm_os_file_close(int fd);
+
+/**
+ * sm_os_file_extend - have room on the disk for n bytes, `at` bytes from the beginning
+ *
+ * Returns: 0; ENOSPC, EDQUOT, EFBIG (RLIMIT_FSIZE) and others: the file holds what it held.
+ */
+int sm_os_file_extend(int fd, uint64_t at, uint64_t n);
+
+/** sm_os_file_shrink - give the room back, where the file system can */
+void sm_os_file_shrink(int fd, uint64_t at, uint64_t n);
+
+/** sm_os_file_get, sm_os_file_put - all n bytes; async-signal-safe. read(2)'s, write(2)'s errno. */
+int sm_os_file_get(int fd, uint64_t at, void *p, size_t n);
+int sm_os_file_put(int fd, uint64_t at, const void *p, size_t n);
+
+/** sm_os_file_copy - n bytes from one file to another, to the same place. As get and put. */
+int sm_os_file_copy(int from, int to, uint64_t at, size_t n);
 
 /** sm_os_adopt - in a forked child: pages obtained with `inherit` are locked here too. ENOMEM. */
 int sm_os_adopt(const struct sm_area *a);

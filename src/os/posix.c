@@ -135,6 +135,43 @@ sm_sys_read(int fd, void *p, size_t n)
 	return (long)read(fd, p, n);
 }
 
+long
+sm_sys_read_at(int fd, void *p, size_t n, uint64_t at)
+{
+	return (long)pread(fd, p, n, (off_t)at);
+}
+
+long
+sm_sys_write_at(int fd, const void *p, size_t n, uint64_t at)
+{
+	return (long)pwrite(fd, p, n, (off_t)at);
+}
+
+int
+sm_sys_nameless(int folder)
+{
+	(void)folder;
+	errno = ENOTSUP;
+	return -1;
+}
+
+int
+sm_sys_allocate(int fd, uint64_t at, uint64_t n)
+{
+	(void)fd;
+	(void)at;
+	(void)n;
+	return ENOTSUP;
+}
+
+void
+sm_sys_deallocate(int fd, uint64_t at, uint64_t n)
+{
+	(void)fd;
+	(void)at;
+	(void)n;
+}
+
 int
 sm_sys_barrier(void)
 {

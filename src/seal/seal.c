@@ -78,7 +78,9 @@ sm_seal_release(void *ptr)
 	if (h.c->holds == 0 && h.c->opened_by_hold) {
 		h.c->opened_by_hold = 0;
 		e = sm_hand_set_veil(&h, SM_VEIL_SEALED, NULL);
-		if (e && h.c->veil == SM_VEIL_CLEAR)
+		if (e == EIO && sm_seal_pager)
+			e = 0; /* it is released, and its pages close in their turn */
+		else if (e && h.c->veil == SM_VEIL_CLEAR)
 			h.c->holds = h.c->opened_by_hold = 1;
 	}
 	sm_hand_release(&h);

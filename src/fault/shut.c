@@ -1,0 +1,37 @@
+/* Where no page of U has a mapping of its own, the engine knows which of them are guards. */
+#include "fault/inside.h"
+
+static bool
+mark_pages(unsigned char *base, size_t bytes, enum sm_page_state state)
+{
+	struct sm_mask m;
+	struct sm_span *s;
+	size_t first;
+
+	if (!sm_mover->shared)
+		return false;
+	sm_server_mask(&m);
+	sm_engine_take();
+	s = sm_engine_span(base);
+	first = sm_engine_index(s, base);
+	for (size_t i = first; i < first + bytes / sm_engine.page_bytes; i++) {
+		if (s->page[i].state == SM_PAGE_CLEAR) /* touched where it was free and not shut */
+			sm_engine_discard(s, i);
+		s->page[i].state = (uint8_t)state;
+	}
+	sm_engine_let_go();
+	sm_server_unmask(&m);
+	return true;
+}
+
+bool
+sm_fault_shut(unsigned char *base, size_t bytes)
+{
+	return mark_pages(base, bytes, SM_PAGE_SHUT);
+}
+
+bool
+sm_fault_reach(unsigned char *base, size_t bytes)
+{
+	return mark_pages(base, bytes, SM_PAGE_VIRGIN);
+}
