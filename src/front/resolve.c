@@ -82,8 +82,6 @@ check_later(const struct secmalloc_config *c)
 
 	if (c->store_dir)
 		name = "store_dir";
-	else if (c->flags & SECMALLOC_TRANSPARENT && c->fork == SECMALLOC_FORK_KEEP)
-		name = "SECMALLOC_FORK_KEEP in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
 		name = "SECMALLOC_HIDDEN in transparent mode";
 	else if (c->flags & SECMALLOC_TRANSPARENT && c->without & SECMALLOC_LOCKED)
@@ -119,7 +117,8 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->key_provider = asked->key_provider;
 	out->key_arg = asked->key_arg;
 	out->resplit_ms = asked->resplit_ms ? asked->resplit_ms : DEFAULT_RESPLIT_MS;
-	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP;
+	out->fork_keeps = asked->fork == SECMALLOC_FORK_KEEP &&
+		!(asked->flags & SECMALLOC_TRANSPARENT); /* not yet */
 	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
 	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
 	out->reseal_ms = asked->reseal_ms;
