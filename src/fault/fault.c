@@ -160,7 +160,8 @@ sm_fault_start(void)
 	if (e) {
 		close(fd);
 		mode = SM_MODE_NONE;
-	}
+	} else
+		sm_host_keep(fd);
 	return e;
 }
 
@@ -173,6 +174,7 @@ sm_fault_stop(void)
 		return;
 	sm_server_stop();
 	sm_engine_stop();
+	sm_host_let_go(fd);
 	close(fd);
 	mode = SM_MODE_NONE;
 }
@@ -184,6 +186,7 @@ sm_fault_orphan(void)
 	if (mode == SM_MODE_NONE)
 		return;
 	sm_server_forget();
+	sm_host_let_go(sm_engine.fd);
 	close(sm_engine.fd);
 	if (sm_engine.p.base)
 		sm_os_cover(sm_engine.p.base, sm_engine.p.bytes, sm_engine.p.absent);

@@ -36,6 +36,8 @@ struct sm_span {
 
 /** sm_uffd_open - a descriptor that serves U in this mode, or -1. The best there is comes first. */
 int sm_uffd_open(enum sm_mode mode);
+/** sm_uffd_pipe - both ends out of the program's way. An errno value. */
+int sm_uffd_pipe(int ends[2]);
 /** sm_uffd_watch - a fault in these pages is told, from now on. An errno value. */
 int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);

@@ -10,6 +10,13 @@ sm_uffd_open(enum sm_mode mode)
 }
 
 int
+sm_uffd_pipe(int ends[2])
+{
+	(void)ends;
+	return ENOTSUP;
+}
+
+int
 sm_uffd_watch(int fd, void *base, size_t bytes)
 {
 	(void)fd, (void)base, (void)bytes;

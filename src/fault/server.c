@@ -41,8 +41,9 @@ start_thread(void)
 	pthread_attr_t a;
 	int e;
 
-	if (pipe(server.stop))
-		return errno;
+	e = sm_uffd_pipe(server.stop);
+	if (e)
+		return e;
 	e = pthread_attr_init(&a);
 	if (e == 0)
 		e = pthread_attr_setstacksize(&a, STACK_BYTES + (least > 0 ? (size_t)least : 0));
@@ -52,11 +53,21 @@ start_thread(void)
 		e = pthread_create(&server.thread, &a, serve, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&a);
-	if (e) {
-		close(server.stop[0]);
-		close(server.stop[1]);
-	}
+	for (int i = 0; i < 2; i++)
+		if (e)
+			close(server.stop[i]);
+		else
+			sm_host_keep(server.stop[i]);
 	return e;
+}
+
+static void
+close_pipe(void)
+{
+	for (int i = 0; i < 2; i++) {
+		sm_host_let_go(server.stop[i]);
+		close(server.stop[i]);
+	}
 }
 
 static void
@@ -65,8 +76,7 @@ stop_thread(void)
 	while (write(server.stop[1], "", 1) < 0 && errno == EINTR)
 		;
 	pthread_join(server.thread, NULL);
-	close(server.stop[0]);
-	close(server.stop[1]);
+	close_pipe();
 }
 
 /* ------------------------------------------------------------------ signal */
@@ -140,10 +150,8 @@ sm_server_stop(void)
 void
 sm_server_forget(void)
 {
-	if (server.mode == SM_MODE_THREAD) {
-		close(server.stop[0]);
-		close(server.stop[1]);
-	}
+	if (server.mode == SM_MODE_THREAD)
+		close_pipe();
 	if (server.mode == SM_MODE_SIGNAL)
 		sigaction(SIGBUS, &server.former, NULL);
 	server.mode = SM_MODE_NONE;

@@ -79,6 +79,16 @@ sm_uffd_open(enum sm_mode mode)
 }
 
 int
+sm_uffd_pipe(int ends[2])
+{
+	if (pipe2(ends, O_CLOEXEC))
+		return errno;
+	ends[0] = raised(ends[0]);
+	ends[1] = raised(ends[1]);
+	return 0;
+}
+
+int
 sm_uffd_watch(int fd, void *base, size_t bytes)
 {
 	struct uffdio_register r = { .range = { (uintptr_t)base, bytes },
