@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/fsuid.h>
@@ -34,6 +35,8 @@ enum { GROUPS_MOST = 65536, GROUPS_FIRST = 64 };
 
 int capset(cap_user_header_t header, const cap_user_data_t data);
 
+static _Atomic pid_t self; /* a child of vfork is another process with our memory */
+
 static struct {
 	int (*setuid)(uid_t);
 	int (*seteuid)(uid_t);
@@ -51,8 +54,8 @@ static struct {
 	_Atomic bool found;
 } real;
 
-void
-sm_ids_find(void)
+static void
+find_all(void)
 {
 	if (atomic_load(&real.found))
 		return;
@@ -74,15 +77,35 @@ sm_ids_find(void)
 	atomic_store(&real.found, true);
 }
 
+static void
+in_child(void)
+{
+	atomic_store(&self, getpid());
+}
+
+void
+sm_ids_begin(void)
+{
+	find_all();
+	in_child();
+	(void)pthread_atfork(NULL, NULL, in_child);
+}
+
+static int
+(*other_threads(void))(long, const long[6])
+{
+	return atomic_load(&self) == getpid() ? atomic_load(&sm_host.everywhere) : NULL;
+}
+
 /* false, with errno: it could not be done there. */
 static bool
 ahead(long number, long a, long b, long c)
 {
-	int (*everywhere)(long, const long[6]) = atomic_load(&sm_host.everywhere);
+	int (*everywhere)(long, const long[6]) = other_threads();
 	const long args[6] = { a, b, c };
 	int e = everywhere ? everywhere(number, args) : 0;
 
-	sm_ids_find();
+	find_all();
 	if (e)
 		errno = e;
 	return e == 0;
@@ -170,7 +193,8 @@ outside(const void *from, size_t n)
 
 	if (to == MAP_FAILED)
 		return NULL;
-	memcpy(to, from, n);
+	if (n)
+		memcpy(to, from, n);
 	return to;
 }
 
@@ -253,7 +277,7 @@ capset_ahead(const struct __user_cap_header_struct *h, const struct __user_cap_d
 SM_SHOWN int
 capset(cap_user_header_t header, const cap_user_data_t data)
 {
-	sm_ids_find();
+	find_all();
 	if (header && data && !capset_ahead(header, data))
 		return -1;
 	return real.capset(header, data);
@@ -262,7 +286,7 @@ capset(cap_user_header_t header, const cap_user_data_t data)
 SM_SHOWN int
 prctl(int option, ...)
 {
-	int (*everywhere)(long, const long[6]) = atomic_load(&sm_host.everywhere);
+	int (*everywhere)(long, const long[6]) = other_threads();
 	long args[6] = { option };
 	va_list ap;
 	int e = 0;
@@ -271,7 +295,7 @@ prctl(int option, ...)
 	for (int i = 1; i < 5; i++)
 		args[i] = va_arg(ap, long);
 	va_end(ap);
-	sm_ids_find();
+	find_all();
 	if (everywhere && (option == PR_SET_NO_NEW_PRIVS || option == PR_CAPBSET_DROP ||
 		option == PR_SET_SECUREBITS || option == PR_CAP_AMBIENT || option == PR_SET_KEEPCAPS))
 		e = everywhere(SYS_prctl, args);

@@ -70,8 +70,9 @@ bool sm_wide_free(void *p);
 
 /* --------------------------------------------------------------------- ids */
 
-/** sm_ids_find - look up the functions that ids.c stands before */
-void sm_ids_find(void);
+/** sm_ids_begin, sm_keep_begin - look up the functions that ids.c and keep.c stand before */
+void sm_ids_begin(void);
+void sm_keep_begin(void);
 
 /* -------------------------------------------------------------------- text */
 

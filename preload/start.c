@@ -128,7 +128,8 @@ __attribute__((constructor)) static void
 at_load(void)
 {
 	(void)sm_run_begin(true);
-	sm_ids_find();
+	sm_ids_begin();
+	sm_keep_begin();
 }
 
 /* --------------------------------------------------------------------- end */

@@ -19,10 +19,10 @@ victim=$build/tests/run_victim
 sets='128K 1M 16M'
 unset LD_PRELOAD SECMALLOC_RUN
 
-[ -e "$build/tools/secmalloc-run" ] && [ -e "$library" ] || {
+if ! [ -e "$build/tools/secmalloc-run" ] || ! [ -e "$library" ]; then
 	echo "SKIP: this build has no preloaded library"
 	exit 77
-}
+fi
 work=$(mktemp -d "$(pwd)/t_run.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -35,6 +35,15 @@ fail() {
 
 pass() {
 	passed=$((passed + 1))
+}
+
+# is GOT WANT WHAT
+is() {
+	if [ "$1" = "$2" ]; then
+		pass
+	else
+		fail "$3: '$1', not '$2'"
+	fi
 }
 
 # The launcher, with the library of this build.
@@ -150,10 +159,11 @@ same gcc "${CC%% *}" -c -o "$work/one.o" "$work/one.c"
 if here openssl; then
 	for set in $sets; do
 		key=$work/key.$set
-		run --clear-set "$set" openssl genrsa -out "$key" 2048 2>"$work/err" &&
-			run --clear-set "$set" openssl rsa -check -noout -in "$key" \
-				>"$work/got" 2>&1 && openssl rsa -check -noout -in "$key" >"$work/got" 2>&1 &&
-			pass || fail "openssl at $set: $(cat "$work/err" "$work/got")"
+		run --clear-set "$set" openssl genrsa -out "$key" 2048 2>"$work/err"
+		run --clear-set "$set" openssl rsa -check -noout -in "$key" >"$work/got" 2>&1
+		is "$?:$(cat "$work/got")" '0:RSA key ok' "openssl at $set"
+		openssl rsa -check -noout -in "$key" >"$work/got" 2>&1
+		is "$?:$(cat "$work/got")" '0:RSA key ok' "openssl, of a key made at $set"
 	done
 fi
 if here git; then
@@ -168,19 +178,15 @@ same bash bash "$work/forks.sh"
 
 # ------------------------------------------------------- a program made for the purpose
 
-for part in family threads kernel end spawn loaded ids forks fork_threads; do
+for part in family threads kernel end spawn loaded ids keep forks fork_threads; do
 	for set in $sets; do
 		run --clear-set "$set" "$victim" "$part" >"$work/got" 2>"$work/err"
-		status=$?
-		[ "$status" = 0 ] && pass ||
-			fail "run_victim $part at $set: status $status: $(head -n 3 "$work/err")"
+		is "$?:$(head -n 3 "$work/err")" 0: "run_victim $part at $set"
 	done
 done
 same "run_victim end" "$victim" end
 run "$victim" twice 2>"$work/err"
-status=$?
-[ "$status" = 134 ] && grep -q 'double free' "$work/err" && pass ||
-	fail "a second free: status $status: $(cat "$work/err")"
+is "$?:$(grep -c 'double free' "$work/err")" 134:1 "a second free"
 
 # ----------------------------------------------------------------- options and refusals
 
@@ -214,11 +220,11 @@ answers 126 'cannot be run' "$work"
 answers 126 'cannot be run' "$work/lines"
 answers 7 word -- sh -c 'echo word; exit 7'
 answers 0 'mode thread, [1-9].* pages opened' --stats --clear-set=1G --reseal 5 ls
-[ "$(run sh -c 'echo $0-$1' a b)" = a-b ] && pass || fail "arguments are not handed on"
+# shellcheck disable=SC2016 # for the other shell
+is "$(run sh -c 'echo "$0-$1"' a 'b  c')" 'a-b  c' arguments
 
-LD_PRELOAD=libm.so.6 run sh -c 'echo "$LD_PRELOAD"' >"$work/got" 2>&1
-[ "$(cat "$work/got")" = "$library:libm.so.6" ] && pass ||
-	fail "LD_PRELOAD was lost: $(cat "$work/got")"
+# shellcheck disable=SC2016
+is "$(LD_PRELOAD=libm.so.6 run sh -c 'echo "$LD_PRELOAD"' 2>&1)" "$library:libm.so.6" LD_PRELOAD
 
 # refused NAME TEXT: a program of that name in $work is not started
 refused() {
@@ -243,12 +249,20 @@ echo "#!$work/privileged" >"$work/script"
 refused script 755 set-uid
 echo 'echo no line with an interpreter' >"$work/script"
 refused script 755 'neither a program nor a script'
+# shellcheck disable=SC2016
 printf '#!/bin/sh\necho "$1"\n' >"$work/script"
 chmod 755 "$work/script"
 answers 0 true "$work/script" true
 dd if="$victim" bs=1 count=18 of="$work/foreign" 2>/dev/null
 printf '\377\377' >>"$work/foreign"
 refused foreign 755 'another machine'
+nm -D --defined-only "$library" 2>/dev/null | awk '{ print $3 }' | sort >"$work/got"
+sed -n 's/^\t\([a-z0-9_]*\);$/\1/p' "$src/preload/preload.map" | sort >"$work/want"
+if cmp -s "$work/want" "$work/got"; then
+	pass
+else
+	fail "the library shows other names than its map: $(diff "$work/want" "$work/got")"
+fi
 
 # Whoever may not have a thread for it is told what would help, unless that is what he wants.
 if [ "$(id -u)" = 0 ] && here setpriv && [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ]; then
@@ -258,14 +272,10 @@ if [ "$(id -u)" = 0 ] && here setpriv && [ "$(cat /proc/sys/vm/unprivileged_user
 	chmod -R a+rX "$open"
 	drop='setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all --bounding-set -all'
 	$drop sh "$open/run" "$open/run_victim" loaded 2>"$work/err"
-	status=$?
-	[ "$status" = 2 ] && grep -q 'unprivileged_userfaultfd' "$work/err" &&
-		grep -q CAP_SYS_PTRACE "$work/err" && grep -q udev "$work/err" && pass ||
-		fail "mode signal was not refused: status $status: $(cat "$work/err")"
+	is "$?:$(grep -c 'CAP_SYS_PTRACE.*vm.unprivileged_userfaultfd=1.*udev' "$work/err")" 2:1 \
+		"without privilege: $(cat "$work/err")"
 	$drop sh "$open/run" --mode signal --stats "$open/run_victim" loaded 2>"$work/err"
-	status=$?
-	[ "$status" = 0 ] && grep -q 'mode signal' "$work/err" && pass ||
-		fail "--mode signal: status $status: $(cat "$work/err")"
+	is "$?:$(grep -c 'mode signal' "$work/err")" 0:1 "--mode signal: $(cat "$work/err")"
 	rm -rf "$open"
 fi
 
