@@ -121,7 +121,7 @@ print(subprocess.run(["tr", "a-z", "A-Z"], input="words", capture_output=True, t
 print(subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True).stdout)
 END
 file words.pl <<'END'
-my %h; $h{($_ * 7919) % 1009} .= "x$_" for 1 .. 20000;
+my %h; $h{($_ * 7919) % 509} .= "x$_" for 1 .. 5000;
 print length(join ",", map { "$_=$h{$_}" } sort keys %h), "\n";
 END
 file rows.sql <<'END'
@@ -146,7 +146,7 @@ END
 file genrsa.sh <<'END'
 openssl genrsa -out "$1" 2048 2>/dev/null && openssl rsa -check -noout -in "$1" 2>&1
 END
-awk 'BEGIN { for (i = 0; i < 100000; i++) print (i * 7919) % 100003, "line" }' >"$work/lines"
+awk 'BEGIN { for (i = 0; i < 25000; i++) print (i * 7919) % 100003, "line" }' >"$work/lines"
 
 same ls ls -l "$src/src/heap"
 same python3 python3 "$work/threads.py"
