@@ -6,12 +6,13 @@
  */
 #include "inside.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { REFUSED = 2, DESCRIPTORS_FROM = 900 };
+enum { REFUSED = 2, DESCRIPTORS_FROM = 900, DESCRIPTORS_AT_LEAST = 10 };
 static const size_t POOL_BYTES = (size_t)16 << 20; /* few pools: a fault looks for its own */
 
 _Atomic unsigned sm_run_state;
@@ -103,8 +104,11 @@ start(void)
 	if (secmalloc_init(&c))
 		refuse(secmalloc_error(), "");
 	check_mode();
-	if (options.stats_pid == getpid())
-		report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
+	if (options.stats_pid != getpid())
+		return;
+	report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
+	if (report < 0)
+		report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_AT_LEAST);
 }
 
 /* Before the C library knows the environment it is too early. */
@@ -124,10 +128,30 @@ sm_run_begin(bool now)
 	return true;
 }
 
+/* A program that shows a malloc of its own is asked before us. Its address would not tell: it may
+ * be the program's way to ours. */
+static void
+check_order(void)
+{
+	void *(*get)(size_t);
+	void (*put)(void *);
+	bool ours;
+	void *p;
+
+	*(void **)&get = dlsym(RTLD_DEFAULT, "malloc");
+	*(void **)&put = dlsym(RTLD_DEFAULT, "free");
+	p = get(1);
+	ours = secmalloc_owns(p);
+	put(p);
+	if (!ours)
+		refuse("the program brings a malloc of its own", "");
+}
+
 __attribute__((constructor)) static void
 at_load(void)
 {
 	(void)sm_run_begin(true);
+	check_order();
 	sm_ids_begin();
 	sm_keep_begin();
 }

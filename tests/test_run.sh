@@ -247,6 +247,15 @@ else
 fi
 echo "#!$work/privileged" >"$work/script"
 refused script 755 set-uid
+echo '#include <stddef.h>
+static _Alignas(16) char bytes[1 << 20]; static size_t used;
+void *malloc(size_t n) { used += (n + 31) & ~(size_t)15; return bytes + used - ((n + 15) & ~(size_t)15); }
+void *calloc(size_t n, size_t m) { return malloc(n * m); }
+void free(void *p) { (void)p; }
+int main(void) { return 0; }' >"$work/own.c"
+# shellcheck disable=SC2086 # CC may be several words
+${CC:-cc} -fno-builtin -rdynamic -o "$work/own" "$work/own.c" || fail "own.c does not compile"
+refused own 755 'malloc of its own'
 echo 'echo no line with an interpreter' >"$work/script"
 refused script 755 'neither a program nor a script'
 # shellcheck disable=SC2016
