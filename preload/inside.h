@@ -53,7 +53,7 @@ bool sm_options_read(const char *text, struct sm_options *o);
 
 /* ----------------------------------------------------------- the early arena */
 
-/** sm_early_alloc - zeros that are never given back, before and during the start. NULL: none left. */
+/** sm_early_alloc - zeros, never given back, before and during the start. NULL: none left. */
 void *sm_early_alloc(size_t size, size_t align);
 bool sm_early_owns(const void *p);
 /** sm_early_size - exactly what was asked for */
