@@ -319,8 +319,13 @@ struct sm_host {
 	/* Handed in at start by front: make this system call in threads that the C library does
 	 * not know too; 0 or an errno value. NULL: there are none. */
 	int (*_Atomic everywhere)(long number, const long args[6]);
+	_Atomic int descriptors[8]; /* ours, each + 1: the program is not to close them; 0: none */
 };
 extern struct sm_host sm_host;
+
+/** sm_host_keep, sm_host_let_go - this descriptor is ours; is about to be closed */
+void sm_host_keep(int fd);
+void sm_host_let_go(int fd);
 
 /* --------------------------------------------------------------- counters */
 

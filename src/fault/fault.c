@@ -132,8 +132,10 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 static void
 unlisten(int fd)
 {
-	if (fd >= 0)
+	if (fd >= 0) {
+		sm_host_let_go(fd);
 		close(fd);
+	}
 	sm_fault_by = SM_MODE_NONE;
 }
 
@@ -156,6 +158,8 @@ serve_in(enum sm_mode m, int fd)
 		sm_store_stop();
 		sm_engine_stop();
 		unlisten(fd);
+	} else if (fd >= 0) {
+		sm_host_keep(fd);
 	}
 	return e;
 }

@@ -168,12 +168,14 @@ sm_fault_revive(void)
 
 	held_closed = false;
 	sm_server_forget();
+	sm_host_let_go(sm_engine.fd);
 	close(sm_engine.fd);
 	sm_engine.fd = -1;
 	fd = open_descriptor();
 	if (fd < 0)
 		return sm_fail(ENOMEM, "userfaultfd is not to be had in this child: raise "
 				       "RLIMIT_NOFILE, or allow the system call");
+	sm_host_keep(fd);
 	for (size_t k = 0; k < sm_engine.nspans; k++)
 		close_pages(&sm_engine.spans[k]);
 	owned = true;
@@ -216,6 +218,7 @@ sm_fault_undo(void)
 		sm_span_let_go(&sm_engine.spans[k]);
 	sm_store_stop();
 	sm_engine_stop();
+	sm_host_let_go(fd);
 	close(fd);
 	sm_fault_by = SM_MODE_NONE;
 }

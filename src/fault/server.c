@@ -38,8 +38,10 @@ static void
 close_bell(void)
 {
 	for (size_t i = 0; i < 2; i++)
-		if (server.bell[i] >= 0)
+		if (server.bell[i] >= 0) {
+			sm_host_let_go(server.bell[i]);
 			close(server.bell[i]);
+		}
 }
 
 static int
@@ -47,8 +49,11 @@ open_bell(void)
 {
 	if (pipe(server.bell))
 		return sm_fail(errno, "pipe failed (%d): raise RLIMIT_NOFILE", errno);
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < 2; i++) {
 		server.bell[i] = raised(server.bell[i]);
+		if (server.bell[i] >= 0)
+			sm_host_keep(server.bell[i]);
+	}
 	if (server.bell[0] >= 0 && server.bell[1] >= 0)
 		return 0;
 	close_bell();

@@ -14,6 +14,8 @@ static struct {
 static void
 let_go(int *fd)
 {
+	if (*fd)
+		sm_host_let_go(*fd - 1);
 	sm_os_file_close(*fd - 1);
 	*fd = 0;
 }
@@ -24,6 +26,8 @@ make_file(int *file)
 	int fd, e = sm_os_nameless(store.folder - 1, &fd);
 
 	*file = e ? 0 : fd + 1;
+	if (e == 0)
+		sm_host_keep(fd);
 	return e;
 }
 
@@ -40,6 +44,7 @@ sm_store_start(void)
 		return sm_fail(e, "store_dir cannot be opened (%s): name a folder that is there: %s",
 			strerror(e), path);
 	store.folder = fd + 1;
+	sm_host_keep(fd);
 	e = make_file(&store.file);
 	if (e) {
 		sm_store_stop();

@@ -417,11 +417,13 @@ secmalloc_purge(void)
 	errno = kept;
 }
 
-/* A process that ends leaves nothing in pages that the kernel clears only when it uses them. */
+/* A process that ends leaves nothing in pages that the kernel clears only when it uses them. But
+ * where the heap is everybody's, what ends after us has its data in it. */
 __attribute__((destructor)) static void
 at_exit(void)
 {
-	secmalloc_purge();
+	if (!sm_host.unaware)
+		secmalloc_purge();
 }
 
 /* --------------------------------------------------------- what is going on */

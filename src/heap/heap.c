@@ -211,7 +211,7 @@ static SM_COLD void
 free_large(struct sm_chunk *c, void *ptr, bool pinned)
 {
 	sm_canary_clear(c, ptr);
-	if (c->size)
+	if (c->size && !sm_config()->transparent) /* there, what is clear is wiped as it is dropped */
 		sm_wipe(ptr, c->size);
 	if (pinned)
 		sm_heap_unpin(c);
