@@ -31,7 +31,6 @@
  *    signal handler or environment variable is touched, and nothing runs when the library is
  *    loaded.  Initialisation registers pthread_atfork(3) handlers, once.
  *  - "Page" is sysconf(_SC_PAGESIZE) bytes.  Sizes are bytes, times are ms.
- *  - Flags and fields marked "not yet" fail with ENOTSUP in this version.
  */
 #ifndef SECMALLOC_H
 #define SECMALLOC_H
@@ -211,7 +210,7 @@ struct secmalloc_stats {
  *          EINVAL    a field out of range, unknown bits, or struct_size wrong
  *          EPERM     locking is not allowed: RLIMIT_MEMLOCK is 0
  *          ENOMEM    over RLIMIT_MEMLOCK or out of memory
- *          ENOTSUP   a required protection, a cipher or a "not yet" field was refused; or Linux
+ *          ENOTSUP   a required protection, a cipher or transparent mode was refused; or Linux
  *                    is older than 4.14, whose children do not know themselves
  *          EAGAIN    the kernel's random generator is not ready, or no thread for reseal_ms
  *          ECANCELED secmalloc_purge came meanwhile; nothing runs

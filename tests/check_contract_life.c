@@ -242,7 +242,7 @@ START_TEST(fewer_max_pools_than_initial_pools_is_einval)
 }
 END_TEST
 
-START_TEST(what_is_not_yet_is_enotsup)
+START_TEST(what_transparent_mode_cannot_do_is_enotsup)
 {
 	const struct secmalloc_config init = SECMALLOC_CONFIG_INIT;
 	struct secmalloc_config c[2];
@@ -470,7 +470,7 @@ main(void)
 	tcase_add_test(bare, unknown_bits_and_values_are_einval);
 	tcase_add_test(bare, a_bit_in_both_require_and_without_is_einval);
 	tcase_add_test(bare, fewer_max_pools_than_initial_pools_is_einval);
-	tcase_add_test(bare, what_is_not_yet_is_enotsup);
+	tcase_add_test(bare, what_transparent_mode_cannot_do_is_enotsup);
 	tcase_add_test(bare, a_pool_size_is_rounded_up_to_pages_and_never_shrinks);
 	tcase_add_test(bare, absurd_pool_sizes_are_refused);
 	tcase_add_test(bare, initial_pools_are_there_and_locked_after_init);

@@ -1,5 +1,5 @@
 /*
- * check_contract_stats.c - the contract: stats, error text, version, and what is not yet
+ * check_contract_stats.c - the contract: stats, error text, version, and what is refused
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC

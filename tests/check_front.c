@@ -65,10 +65,10 @@ START_TEST(pool_size_is_rounded_up_to_pages)
 }
 END_TEST
 
-START_TEST(what_waits_for_later_is_ENOTSUP_and_named)
+START_TEST(what_transparent_mode_cannot_do_is_ENOTSUP_and_named)
 {
 	struct secmalloc_config c[2];
-	static const char *const name[2] = { "HIDDEN", "without LOCKED" };
+	static const char *const name[2] = { "HIDDEN", "LOCKED" };
 	struct sm_config r;
 
 	for (int i = 0; i < 2; i++)
@@ -300,7 +300,7 @@ add_tests(TCase *t)
 	tcase_add_test(t, zero_means_the_documented_default);
 	tcase_add_test(t, without_takes_a_bit_out_of_the_default_require);
 	tcase_add_test(t, pool_size_is_rounded_up_to_pages);
-	tcase_add_test(t, what_waits_for_later_is_ENOTSUP_and_named);
+	tcase_add_test(t, what_transparent_mode_cannot_do_is_ENOTSUP_and_named);
 	tcase_add_test(t, a_prekey_has_32_bytes_to_1_MiB);
 	tcase_add_test(t, a_newer_callers_struct_is_fine_while_its_tail_is_zero);
 	tcase_add_test(t, first_allocations_of_many_threads_start_the_library_once);

@@ -74,19 +74,18 @@ check_sizes(const struct secmalloc_config *c)
 	return 0;
 }
 
-/* The one place where what is declared for later versions is refused. */
+/* Its pages move between mappings, which hidden ones cannot, and clear ones are always locked. */
 static int
-check_later(const struct secmalloc_config *c)
+check_transparent(const struct secmalloc_config *c)
 {
-	const char *name = NULL;
-
-	if (c->flags & SECMALLOC_TRANSPARENT && c->require & SECMALLOC_HIDDEN)
-		name = "SECMALLOC_HIDDEN in transparent mode";
-	else if (c->flags & SECMALLOC_TRANSPARENT && c->without & SECMALLOC_LOCKED)
-		name = "transparent mode without LOCKED";
-	if (name)
-		return sm_fail(ENOTSUP, "%s: not in version %s, leave it out", name,
-			SECMALLOC_VERSION);
+	if (!(c->flags & SECMALLOC_TRANSPARENT))
+		return 0;
+	if (c->require & SECMALLOC_HIDDEN)
+		return sm_fail(ENOTSUP, "transparent mode cannot hide pages: leave SECMALLOC_HIDDEN "
+					"out of require");
+	if (c->without & SECMALLOC_LOCKED)
+		return sm_fail(ENOTSUP, "transparent mode locks what is clear: leave "
+					"SECMALLOC_LOCKED out of without");
 	return 0;
 }
 
@@ -98,7 +97,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	if (e == 0)
 		e = check_sizes(asked);
 	if (e == 0)
-		e = check_later(asked);
+		e = check_transparent(asked);
 	if (e)
 		return e;
 	out->page_bytes = sm_os_page_bytes();
