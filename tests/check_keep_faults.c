@@ -376,6 +376,7 @@ main(void)
 	Suite *s = suite_create("keep, faults");
 	TCase *tc = add_case(s, "injected", 0);
 
+	tcase_set_timeout(tc, 300); /* hundreds of forks each */
 	tcase_add_loop_test(
 		tc, a_call_that_fails_in_the_child_leaves_all_or_nothing, 0, N_INJECTIONS);
 	tcase_add_loop_test(tc,
