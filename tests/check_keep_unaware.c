@@ -66,7 +66,7 @@ start_unaware(const void *mode)
 
 /* ------------------------------------------------------------------- stdio */
 
-enum { FILES = 20 };
+enum { FILES = 20, SIGNAL_STACK_BYTES = 64 << 10 };
 
 static FILE *file[FILES];
 static int pipes[2];
@@ -172,6 +172,74 @@ END_TEST
 START_TEST(and_while_another_thread_writes_to_them)
 {
 	in_each_mode(stdio, 1, 1);
+}
+END_TEST
+
+static unsigned char *signal_stack;
+static _Atomic unsigned on_it;
+
+static void
+looks(int signal)
+{
+	uintptr_t here = (uintptr_t)&signal;
+
+	on_it += here - (uintptr_t)signal_stack < SIGNAL_STACK_BYTES;
+}
+
+/** signals - arg[0]: the mode; arg[1]: all are blocked; else their stack is in such memory */
+static void
+signals(void *arg)
+{
+	const int *how = arg;
+	struct sigaction a = { .sa_handler = looks, .sa_flags = SA_ONSTACK };
+	sigset_t all, now;
+	stack_t now_on;
+	pthread_t t;
+
+	start_unaware(how);
+	inside = true;
+	for (int i = 0; i < FILES; i++)
+		MUST((file[i] = fopen("/dev/null", "w")) != NULL);
+	signal_stack = malloc(SIGNAL_STACK_BYTES);
+	inside = false;
+	MUST(secmalloc_owns(signal_stack) && pthread_create(&t, NULL, waits, NULL) == 0);
+	MUST(sigaction(SIGUSR1, &a, NULL) == 0);
+	sigfillset(&all);
+	if (how[1])
+		MUST(sigprocmask(SIG_SETMASK, &all, NULL) == 0);
+	else
+		MUST(sigaltstack(&(stack_t){ .ss_sp = signal_stack,
+			.ss_size = SIGNAL_STACK_BYTES }, NULL) == 0);
+	for (unsigned i = 0; i < 10; i++) {
+		pid_t child = fork();
+		int status;
+
+		on_it = 0;
+		MUST(sigprocmask(SIG_BLOCK, NULL, &now) == 0 && sigaltstack(NULL, &now_on) == 0);
+		MUST(sigismember(&now, SIGSEGV) == how[1] && sigismember(&now, SIGUSR2) == how[1]);
+		MUST(how[1] || (now_on.ss_sp == signal_stack && now_on.ss_flags == 0));
+		MUST(raise(SIGUSR1) == 0 && on_it == !how[1]);
+		for (int k = 0; k < FILES; k++)
+			MUST(fprintf(file[k], "%u", i) > 0 && fflush(file[k]) == 0);
+		if (child == 0)
+			_exit(0);
+		MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+	}
+	over = true;
+	MUST(pthread_join(t, NULL) == 0);
+}
+
+START_TEST(and_with_every_signal_blocked)
+{
+	if (mode_is_here(BY_THREAD))
+		assert_exits_0(signals, (int[]){ BY_THREAD, 1 });
+}
+END_TEST
+
+START_TEST(and_with_its_stack_for_signals_in_such_memory)
+{
+	if (mode_is_here(BY_THREAD))
+		assert_exits_0(signals, (int[]){ BY_THREAD, 0 });
 }
 END_TEST
 
@@ -296,6 +364,8 @@ main(void)
 	tcase_add_test(tc, a_program_of_one_thread_forks_with_files_in_such_memory);
 	tcase_add_test(tc, a_program_of_several_threads_does);
 	tcase_add_test(tc, and_while_another_thread_writes_to_them);
+	tcase_add_test(tc, and_with_every_signal_blocked);
+	tcase_add_test(tc, and_with_its_stack_for_signals_in_such_memory);
 	tcase_add_test(tc, handlers_that_come_between_ours_may_touch_it);
 	tcase_add_test(tc, the_programs_own_SIGSEGV_is_its_own);
 	return run_rooms(s);

@@ -172,15 +172,24 @@ sm_fork_in_parent(void)
 }
 
 void
+sm_fork_inherit(void)
+{
+	int kept = errno;
+
+	if (mine) { /* else an earlier handler has called the library already */
+		force_own();
+		inherit();
+	}
+	errno = kept;
+}
+
+void
 sm_fork_in_child(void)
 {
 	int kept = errno;
 
 	sm_early_unwatch();
-	if (mine) { /* else an earlier handler has called the library already */
-		force_own();
-		inherit();
-	}
+	sm_fork_inherit();
 	errno = kept;
 }
 

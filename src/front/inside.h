@@ -38,6 +38,9 @@ void sm_fork_before(void);
 void sm_fork_in_parent(void);
 void sm_fork_in_child(void);
 
+/** sm_fork_inherit - what a child does with what was its parent's, if that is not done yet */
+void sm_fork_inherit(void);
+
 /** sm_fork_is_early - this is the child of a fork, and no handler of it has run yet */
 bool sm_fork_is_early(void);
 
