@@ -21,7 +21,7 @@ enum { CLEAR_PAGES = 32, FRAMES = 64, PAGE = 4096, PAGES = 256, THREADS = 8, STA
 static bool here; /* such a thread can be had on this machine */
 
 static void
-start(void)
+start_reseal(unsigned ms)
 {
 	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
 
@@ -29,8 +29,15 @@ start(void)
 	c.flags = SECMALLOC_TRANSPARENT;
 	c.clear_limit = CLEAR_PAGES * PAGE;
 	c.pool_size = 4 * MIB;
+	c.reseal_ms = ms;
 	MUST(secmalloc_init(&c) == 0);
 	MUST(sm_fault_is_apart());
+}
+
+static void
+start(void)
+{
+	start_reseal(0);
 }
 
 /** closed - pages of this content, none of which is clear */
@@ -94,6 +101,30 @@ START_TEST(a_program_whose_main_thread_ends_ends)
 {
 	if (here)
 		assert_exits_0(leave_main, NULL);
+}
+END_TEST
+
+static void
+reseal(void *unused)
+{
+	unsigned char *p;
+
+	start_reseal(20);
+	p = closed(9000, 1);
+	for (int i = 0; i < 3; i++) {
+		MUST(filled(p, 9000, 1) && stats_now().faults_served > (uint64_t)i);
+		for (int n = 0; n < 500 && stats_now().bytes_clear > 0; n++)
+			usleep(2000);
+		MUST(stats_now().bytes_clear == 0);
+	}
+	MUST(handler() > 0);
+	pthread_exit(unused);
+}
+
+START_TEST(it_closes_pages_in_time_and_such_a_program_ends_too)
+{
+	if (here)
+		assert_exits_0(reseal, NULL);
 }
 END_TEST
 
@@ -410,6 +441,7 @@ main(void)
 	if (!here)
 		printf("skipped: all, faults are not served by a thread of that kind here\n");
 	tcase_add_test(tc, a_program_whose_main_thread_ends_ends);
+	tcase_add_test(tc, it_closes_pages_in_time_and_such_a_program_ends_too);
 	tcase_add_test(tc, its_ids_follow_the_programs);
 	tcase_add_test(tc, its_privilege_goes_with_the_programs);
 	tcase_add_test(tc, threads_that_touch_and_ask_at_once_are_all_served);

@@ -53,15 +53,22 @@ free(void *p)
 #endif
 
 static void
-start_unaware(const void *mode)
+start_unaware_reseal(const void *mode, unsigned reseal_ms)
 {
 	struct secmalloc_config c = transparent_config(64);
 
 	sm_host.unaware = true;
 	enter_mode(*(const int *)mode, 8 * MIB);
 	c.fork = SECMALLOC_FORK_KEEP;
+	c.reseal_ms = reseal_ms;
 	MUST(secmalloc_init(&c) == 0 && stats_now().mode == (unsigned)*(const int *)mode);
 	runs = true;
+}
+
+static void
+start_unaware(const void *mode)
+{
+	start_unaware_reseal(mode, 0);
 }
 
 /* ------------------------------------------------------------------- stdio */
@@ -243,6 +250,54 @@ START_TEST(and_with_its_stack_for_signals_in_such_memory)
 }
 END_TEST
 
+static void *
+uses_stack(void *arg)
+{
+	volatile char deep[48 << 10];
+
+	for (size_t i = 0; i < sizeof(deep); i++)
+		deep[i] = 1;
+	return arg;
+}
+
+/* What the C library thinks free it gives to the next thread that asks for as little. */
+static void
+resealing(void *mode)
+{
+	pthread_attr_t small;
+	pthread_t t;
+
+	start_unaware_reseal(mode, 10);
+	inside = true;
+	for (int i = 0; i < FILES; i++)
+		MUST((file[i] = fopen("/dev/null", "w")) != NULL);
+	inside = false;
+	MUST(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 100 << 10) == 0);
+	MUST(pthread_create(&t, NULL, waits, NULL) == 0);
+	for (unsigned i = 0; i < 10; i++) {
+		pid_t child = fork();
+		pthread_t threads[4];
+		int status;
+
+		for (int k = 0; k < 4; k++)
+			MUST(pthread_create(&threads[k], &small, uses_stack, NULL) == 0);
+		for (int k = 0; k < 4; k++)
+			MUST(pthread_join(threads[k], NULL) == 0);
+		usleep(30000);
+		if (child == 0)
+			_exit(0);
+		MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+	}
+	over = true;
+	MUST(pthread_join(t, NULL) == 0);
+}
+
+START_TEST(and_while_pages_are_closed_in_time)
+{
+	in_each_mode(resealing, 0, 0);
+}
+END_TEST
+
 /* ----------------------------------------------------------- other handlers */
 
 static unsigned *seen; /* a page each: before, in the parent, in the child */
@@ -366,6 +421,7 @@ main(void)
 	tcase_add_test(tc, and_while_another_thread_writes_to_them);
 	tcase_add_test(tc, and_with_every_signal_blocked);
 	tcase_add_test(tc, and_with_its_stack_for_signals_in_such_memory);
+	tcase_add_test(tc, and_while_pages_are_closed_in_time);
 	tcase_add_test(tc, handlers_that_come_between_ours_may_touch_it);
 	tcase_add_test(tc, the_programs_own_SIGSEGV_is_its_own);
 	return run_rooms(s);

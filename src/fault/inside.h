@@ -57,8 +57,9 @@ void sm_uffd_wake_all(int fd, void *base, size_t bytes);
 /** sm_uffd_self - this thread's number; sm_uffd_teller - of whom sm_uffd_next has told last */
 int sm_uffd_self(void);
 int sm_uffd_teller(void);
-/** sm_uffd_next - wait for a fault; its address, or NULL: the descriptor `bell` can be read */
-void *sm_uffd_next(int fd, int bell);
+/** sm_uffd_next - wait for a fault, for so many ms if not 0; its address, or NULL: it took too long,
+ * or the descriptor `bell` can be read */
+void *sm_uffd_next(int fd, int bell, unsigned ms, bool *rings);
 
 /** sm_uffd_lock - lock pages as they come; undo. An errno value. */
 int sm_uffd_lock(void *base, size_t bytes);

@@ -68,9 +68,9 @@ sm_uffd_teller(void)
 }
 
 void *
-sm_uffd_next(int fd, int stop)
+sm_uffd_next(int fd, int bell, unsigned ms, bool *rings)
 {
-	(void)fd, (void)stop;
+	(void)fd, (void)bell, (void)ms, (void)rings;
 	return NULL;
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 enum { STACK_BYTES = 128 << 10, DESCRIPTORS_FROM = 900 };
+enum { TURNS = 8 }; /* a page is late by an eighth of reseal_ms at most */
 
 _Static_assert(sizeof(sigset_t) <= sizeof(struct sm_mask), "a set of signals fits");
 
@@ -17,6 +18,7 @@ static struct {
 	int fd;
 	int bell[2]; /* a pipe: an enum sm_ring each time */
 	pthread_t thread;
+	uint64_t due_ms; /* of a thread apart: when it sees to reseal_ms again */
 	struct sigaction former; /* of the signal */
 } server;
 
@@ -85,17 +87,37 @@ heard(void)
 	return what;
 }
 
+/* Where the program knows nothing there is no other thread for this: its own would keep a program
+ * from ending whose threads have all ended, and cannot be made in a child so early. Returns: ms until
+ * it is due again; 0: it never is. */
+static unsigned
+do_chores(void)
+{
+	unsigned every = server.apart ? sm_config()->reseal_ms : 0, pages, key;
+	uint64_t now = every ? sm_os_now_ms() : 0;
+
+	if (every && now >= server.due_ms) {
+		pages = sm_fault_reseal(every);
+		key = sm_key_tick();
+		pages = pages < key ? pages : key;
+		server.due_ms = now + (pages > every / TURNS ? pages : every / TURNS + 1);
+	}
+	return every ? (unsigned)(server.due_ms - now) : 0;
+}
+
 static int
 serve(void *unused)
 {
+	bool rings;
 	void *at;
 
 	(void)unused;
+	server.due_ms = 0;
 	for (;;) {
-		at = sm_uffd_next(server.fd, server.bell[0]);
+		at = sm_uffd_next(server.fd, server.bell[0], do_chores(), &rings);
 		if (at && !sm_engine_serve(at))
 			sm_uffd_wake(server.fd, at);
-		if (at)
+		if (!rings)
 			continue;
 		if (heard() == SM_RING_STOP)
 			return 0;

@@ -225,17 +225,22 @@ look_again(int fd)
 }
 
 void *
-sm_uffd_next(int fd, int bell)
+sm_uffd_next(int fd, int bell, unsigned ms, bool *rings)
 {
 	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = bell, .events = POLLIN } };
+	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
 	void *at;
+	long n;
 
+	*rings = false;
 	at = look(fd);
 	if (at == NULL)
 		at = look_again(fd);
 	for (; at == NULL; at = look(fd)) {
-		p[1].revents = 0;
-		if (syscall(SYS_ppoll, p, 2, NULL, NULL, 0) > 0 && p[1].revents)
+		p[1].revents = 0; /* the kernel stores in t what is left of it */
+		n = syscall(SYS_ppoll, p, 2, ms ? &t : NULL, NULL, 0);
+		*rings = n > 0 && p[1].revents;
+		if (*rings || n == 0)
 			return NULL;
 	}
 	return at;

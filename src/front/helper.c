@@ -42,9 +42,9 @@ work(void)
 void
 sm_helper_chores(void)
 {
-	uint64_t now = sm_os_now_ms();
+	uint64_t now = sm_fault_is_apart() ? 0 : sm_os_now_ms(); /* that thread does them */
 
-	if (now < atomic_load(&due_ms))
+	if (now == 0 || now < atomic_load(&due_ms))
 		return;
 	atomic_store(&due_ms, now + work());
 }
@@ -128,8 +128,8 @@ sm_helper_start(void)
 	int e;
 
 	atomic_store(&due_ms, 0);
-	if (c->reseal_ms == 0 || c->no_thread)
-		return 0;
+	if (c->reseal_ms == 0 || c->no_thread || sm_host.unaware)
+		return 0; /* then who opens pages does it, or the next call */
 	helper.ends = false;
 	e = prepare();
 	if (e == 0)

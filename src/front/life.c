@@ -89,7 +89,9 @@ start_config(const struct sm_config *wanted, struct sm_config **out)
 	if (e)
 		return e;
 	memcpy(*out, wanted, sizeof(*wanted));
-	(*out)->mark = wanted->reseal_ms && wanted->no_thread ? SM_MARK_CHORES : SM_MARK;
+	(*out)->mark = SM_MARK;
+	if (wanted->reseal_ms && (wanted->no_thread || sm_host.unaware))
+		(*out)->mark = SM_MARK_CHORES;
 	e = sm_os_random(&(*out)->canary, sizeof((*out)->canary));
 	if (e == 0)
 		atomic_store_explicit(&sm_config_now, *out, memory_order_release);
