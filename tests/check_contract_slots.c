@@ -5,9 +5,8 @@
  * SPDX-License-Identifier: ISC
  */
 #include "contract.h"
+#include "no_uffd.h"
 #include "outside.h"
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdbool.h>
@@ -16,7 +15,6 @@
 #include <sys/syscall.h>
 
 enum { CLEAR_PAGES = 64, RESERVE_PAGES = 32, PAGE = 4096, THREADS = 4, BY_SLOTS = 3 };
-enum { NEW_DESCRIPTOR = 0xaa00 }; /* of /dev/userfaultfd: USERFAULTFD_IOC_NEW */
 
 /** struct way - how a test runs: as whom, and with hidden frames or others */
 static const struct way {
@@ -25,25 +23,6 @@ static const struct way {
 } WAYS[] = { { false, 0 }, { false, SECMALLOC_HIDDEN }, { true, 0 }, { true, SECMALLOC_HIDDEN } };
 
 enum { N_WAYS = sizeof(WAYS) / sizeof(WAYS[0]) };
-
-/** forbid - no userfaultfd from here on */
-static void
-forbid(void)
-{
-	struct sock_filter f[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 3, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, NEW_DESCRIPTOR, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog p = { sizeof(f) / sizeof(f[0]), f };
-
-	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p, 0, 0) == 0);
-}
 
 static struct secmalloc_config
 config(const struct way *w)
@@ -67,7 +46,7 @@ enter_with(const struct way *w, unsigned reseal_ms, const char *dir)
 	if (w->nobody)
 		drop_to(8 * MIB);
 	MUST(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
-	forbid();
+	forbid_uffd();
 	MUST(secmalloc_init(&c) == 0);
 	MUST(stats_now().mode == BY_SLOTS);
 }
@@ -441,7 +420,7 @@ too_little(void *way)
 	struct secmalloc_config c = config(way);
 
 	drop_to(MIB / 2);
-	forbid();
+	forbid_uffd();
 	MUST_FAIL(ENOMEM, -1, secmalloc_init(&c));
 	MUST(strstr(secmalloc_error(), "RLIMIT_MEMLOCK") != NULL);
 }

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: ISC
  */
 #include "contract.h"
+#include "no_uffd.h"
 #include "outside.h"
 #include <pthread.h>
 #include <stdbool.h>
@@ -56,6 +57,7 @@ enter(const void *mode, unsigned reseal_ms)
 	if (*(const int *)mode == BY_SIGNAL) {
 		drop_to(8 * MIB);
 		MUST(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0); /* so that it can be looked at */
+		forbid_device();
 	}
 	start(reseal_ms);
 	if (*(const int *)mode == BY_SIGNAL)

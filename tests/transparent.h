@@ -8,6 +8,7 @@
 #define TESTS_TRANSPARENT_H
 
 #include "contract.h"
+#include "no_uffd.h"
 #include <stdbool.h>
 #include <sys/prctl.h>
 
@@ -33,6 +34,7 @@ enter_mode(int mode, size_t lockable)
 		return;
 	drop_to(lockable);
 	MUST(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0); /* so that it can be looked at */
+	forbid_device();
 }
 
 /** mode_is_here - whether faults can be served this way */
