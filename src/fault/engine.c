@@ -96,10 +96,10 @@ sm_engine_begin_for(int thread, struct sm_work *w)
 {
 	int e;
 
-	sm_server_mask(&w->mask);
+	sm_os_mask(&w->mask);
 	e = sm_engine_enter(thread, w);
 	if (e)
-		sm_server_unmask(&w->mask);
+		sm_os_unmask(&w->mask);
 	return e;
 }
 
@@ -115,7 +115,7 @@ void
 sm_engine_end(struct sm_work *w)
 {
 	sm_engine_leave(w);
-	sm_server_unmask(&w->mask);
+	sm_os_unmask(&w->mask);
 }
 
 /* ----------------------------------------------------------------- places */

@@ -61,7 +61,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 	if (e)
 		return e;
 	made.locked = sm_mover->lock(base, bytes) == 0;
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	s = free_span();
 	if (s) {
@@ -71,7 +71,7 @@ sm_fault_come(unsigned char *base, size_t bytes)
 			sm_engine.nspans = (size_t)(s - sm_engine.spans) + 1;
 	}
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 	if (s)
 		return 0;
 	sm_mover->unwatch(sm_engine.fd, base, bytes);
@@ -87,7 +87,7 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	struct sm_mask m;
 	struct sm_span *s, gone = { 0 };
 
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	s = sm_engine_span(base);
 	for (size_t i = 0; s && i < s->pages; i++)
@@ -99,7 +99,7 @@ sm_fault_go(unsigned char *base, size_t bytes)
 		s->pages = 0;
 	}
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 	sm_mover->unwatch(sm_engine.fd, base, bytes);
 	if (gone.locked)
 		sm_mover->unlock(base, bytes);
@@ -113,7 +113,7 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 	struct sm_span *s;
 	size_t first;
 
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	s = sm_engine_span(base);
 	first = sm_engine_index(s, base);
@@ -124,7 +124,7 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 		s->page[i].holds = 0;
 	}
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 }
 
 /* ------------------------------------------------------------ start and stop */
@@ -424,12 +424,12 @@ sm_fault_release(void *ptr, size_t n)
 	struct sm_mask m;
 	struct range r;
 
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	r = range_of(ptr, n);
 	unhold(&r, r.end);
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 }
 
 int

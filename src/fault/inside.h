@@ -80,13 +80,6 @@ struct sm_mover {
 extern const struct sm_mover sm_uffd, sm_slots;
 extern const struct sm_mover *sm_mover; /* the one in use */
 
-/** sm_server_mask, sm_server_unmask - no signal of this thread comes while the engine works */
-struct sm_mask {
-	unsigned long bits[16];
-};
-void sm_server_mask(struct sm_mask *m);
-void sm_server_unmask(const struct sm_mask *m);
-
 /* ------------------------------------------------------------------- store */
 
 /*
@@ -248,7 +241,7 @@ void sm_raw_forget(void);
 void sm_raw_await(_Atomic uint32_t *word, uint32_t seen);
 void sm_raw_wake(_Atomic uint32_t *word);
 
-/** sm_raw_mask, sm_raw_unmask - as sm_server_mask, and the C library's own signals */
+/** sm_raw_mask, sm_raw_unmask - as sm_os_mask, and the C library's own signals */
 void sm_raw_mask(struct sm_mask *m);
 void sm_raw_unmask(const struct sm_mask *m);
 

@@ -79,11 +79,11 @@ sm_fault_unlock(void)
 {
 	struct sm_mask m;
 
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	atomic_store(&sm_engine.shut, false);
 	atomic_store(&sm_engine.put_off, false);
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 	sm_engine_wake();
 }

@@ -10,8 +10,6 @@
 enum { STACK_BYTES = 128 << 10, DESCRIPTORS_FROM = 900 };
 enum { TURNS = 8 }; /* a page is late by an eighth of reseal_ms at most */
 
-_Static_assert(sizeof(sigset_t) <= sizeof(struct sm_mask), "a set of signals fits");
-
 static struct {
 	enum sm_mode mode;
 	bool apart; /* by a thread that the C library does not know */
@@ -283,23 +281,4 @@ bool
 sm_fault_is_apart(void)
 {
 	return server.apart;
-}
-
-/* Only where the thread that works may be the one that is served. */
-void
-sm_server_mask(struct sm_mask *m)
-{
-	sigset_t all;
-
-	if (server.mode != SM_MODE_SIGNAL && server.mode != SM_MODE_SLOTS)
-		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)(void *)m->bits);
-}
-
-void
-sm_server_unmask(const struct sm_mask *m)
-{
-	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)
-		pthread_sigmask(SIG_SETMASK, (const sigset_t *)(const void *)m->bits, NULL);
 }

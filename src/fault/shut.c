@@ -10,7 +10,7 @@ mark_pages(unsigned char *base, size_t bytes, enum sm_page_state state)
 
 	if (!sm_mover->shared)
 		return false;
-	sm_server_mask(&m);
+	sm_os_mask(&m);
 	sm_engine_take();
 	s = sm_engine_span(base);
 	first = sm_engine_index(s, base);
@@ -20,7 +20,7 @@ mark_pages(unsigned char *base, size_t bytes, enum sm_page_state state)
 		s->page[i].state = (uint8_t)state;
 	}
 	sm_engine_let_go();
-	sm_server_unmask(&m);
+	sm_os_unmask(&m);
 	return true;
 }
 

@@ -88,20 +88,21 @@ int
 sm_key_draw(unsigned index, const unsigned char *from)
 {
 	unsigned char *half = sm_keys.left->half[index];
+	struct sm_mask m;
 	int e;
 
 	if (!sm_config()->key_provider) {
-		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_take(&m);
 		e = sm_os_random(half, SM_KEY_BYTES);
-		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_let_go(&m);
 		return e;
 	}
 	e = provide(sm_keys.slots->wrap.state, &sm_keys.slots->shared[index], from);
 	if (e == 0) {
-		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_take(&m);
 		sm_key_mask(half, sm_keys.right.half);
 		sm_key_xor(half, sm_keys.slots->wrap.state);
-		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_let_go(&m);
 		sm_wipe_traces();
 	}
 	sm_wipe(&sm_keys.slots->wrap, sizeof(sm_keys.slots->wrap));
@@ -135,14 +136,16 @@ sm_key_install(const unsigned char whole[2][SM_KEY_BYTES])
 void
 sm_key_pack(struct sm_parcel *p)
 {
-	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	struct sm_mask m;
+
+	sm_keys_take(&m);
 	for (unsigned i = 0; i < 2; i++) {
 		p->epoch[i] = atomic_load(&sm_keys.epoch[i]);
 		sm_key_mask(p->whole[i], sm_keys.right.half);
 		sm_key_xor(p->whole[i], sm_keys.left->half[i]);
 	}
 	p->now = atomic_load(&sm_keys.now);
-	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_let_go(&m);
 	sm_wipe_traces();
 }
 
@@ -163,40 +166,44 @@ int
 sm_key_renew(const unsigned char *from)
 {
 	unsigned fresh = !atomic_load(&sm_keys.now);
+	struct sm_mask m;
 	int e;
 
 	sm_check(!sm_key_has_other());
 	e = sm_key_draw(fresh, from);
 	if (e)
 		return e;
-	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_take(&m);
 	if (sm_config()->key_resident) {
 		sm_key_expand(&sm_keys.slots->shared[fresh], fresh);
 		sm_wipe_traces();
 	}
 	atomic_store(&sm_keys.epoch[fresh], ++sm_keys.last);
 	atomic_store(&sm_keys.now, fresh);
-	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_let_go(&m);
 	return sm_purged() ? purged() : 0;
 }
 
 void
 sm_key_revert(void)
 {
-	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	struct sm_mask m;
+
+	sm_keys_take(&m);
 	atomic_store(&sm_keys.now, !atomic_load(&sm_keys.now));
-	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_let_go(&m);
 }
 
 void
 sm_key_drop(void)
 {
+	struct sm_mask m;
 	unsigned other;
 
-	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_take(&m);
 	other = !atomic_load(&sm_keys.now);
 	atomic_store(&sm_keys.epoch[other], 0);
 	sm_wipe(sm_keys.left->half[other], SM_KEY_BYTES);
 	sm_wipe(&sm_keys.slots->shared[other], sizeof(struct sm_slot));
-	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_let_go(&m);
 }

@@ -66,6 +66,22 @@ struct sm_keys {
 };
 extern struct sm_keys sm_keys;
 
+/** sm_keys_take, sm_keys_let_go - the lock, and no signal: whoever opens a page needs the key, and a
+ * handler may wait for him */
+static inline void
+sm_keys_take(struct sm_mask *m)
+{
+	sm_os_mask(m);
+	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+}
+
+static inline void
+sm_keys_let_go(const struct sm_mask *m)
+{
+	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_os_unmask(m);
+}
+
 /** sm_key_mask - BLAKE2b of a right half; its traces are the caller's to wipe */
 void sm_key_mask(unsigned char out[SM_KEY_BYTES], const unsigned char *half);
 

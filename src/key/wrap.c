@@ -104,13 +104,14 @@ int
 sm_key_wrap(const void *material, size_t n)
 {
 	int e = sm_os_random(sm_keys.left->wrapped.salt, SM_SALT_BYTES);
+	struct sm_mask m;
 
 	if (e == 0)
 		e = expand_material(material, n);
 	if (e == 0) {
-		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_take(&m);
 		seal_keys();
-		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_let_go(&m);
 	}
 	return wrapped_up(e);
 }
@@ -126,16 +127,20 @@ sm_key_unwrapped(void)
 void
 sm_key_forget(void)
 {
+	struct sm_mask m;
+
 	atomic_store(&sm_keys.forgotten, true);
 	for (unsigned i = 0; i < SM_SLOTS; i++) {
+		sm_os_mask(&m);
 		sm_lock_take(&sm_keys.slot_lock[i], SM_RANK_KEY_SLOT);
 		sm_lock_release(&sm_keys.slot_lock[i], SM_RANK_KEY_SLOT);
+		sm_os_unmask(&m);
 	}
-	sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_take(&m);
 	sm_wipe(sm_keys.left->half, sizeof(sm_keys.left->half));
 	sm_wipe(sm_keys.page[1].base, sm_keys.page[1].bytes);
 	sm_wipe(sm_keys.slots, sizeof(*sm_keys.slots));
-	sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+	sm_keys_let_go(&m);
 }
 
 /* Under lock. */
@@ -162,13 +167,14 @@ int
 sm_key_unwrap(const void *material, size_t n)
 {
 	int e = expand_material(material, n);
+	struct sm_mask m;
 
 	if (e == 0) {
-		sm_lock_take(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_take(&m);
 		e = open_keys();
 		if (e == 0)
 			atomic_store(&sm_keys.forgotten, false);
-		sm_lock_release(&sm_keys.lock, SM_RANK_KEY);
+		sm_keys_let_go(&m);
 	}
 	if (e == 0)
 		sm_key_unwrapped();

@@ -129,6 +129,14 @@ int sm_os_pin_refused(int e, size_t bytes);
 /** sm_os_unpin - unlock pages. An errno value: they are all still locked. */
 int sm_os_unpin(void *base, size_t bytes);
 
+/** sm_os_mask, sm_os_unmask - no signal comes to this thread in between: its handler might touch a
+ * page that only opens once a lock is free which this thread has */
+struct sm_mask {
+	unsigned long bits[16];
+};
+void sm_os_mask(struct sm_mask *m);
+void sm_os_unmask(const struct sm_mask *m);
+
 /** sm_os_read - read(2), once, begun anew when a signal interrupts it. Its errno value. */
 int sm_os_read(int fd, void *p, size_t n, size_t *got);
 
