@@ -6,7 +6,8 @@
  *
  * Programs close descriptors that they did not open, all there are; without ours the kernel would
  * show zeros where a page is closed. And whoever undoes all locks undoes those of clear pages, and
- * a page can only be moved between places that are locked alike.
+ * a page can only be moved between places that are locked alike. What madvise(2) says of the heap
+ * is heeded where the program can see it: elsewhere it would undo what was said of it before.
  */
 #include "inside.h"
 
@@ -147,4 +148,27 @@ SM_SHOWN int
 mlockall(int flags)
 {
 	return (int)syscall(SYS_mlockall, flags | MCL_ONFAULT);
+}
+
+/* ------------------------------------------------------------------- advice */
+
+int __wrap_madvise(void *at, size_t n, int advice);
+
+/* The library's own calls come here: see Makefile.am. */
+int
+__wrap_madvise(void *at, size_t n, int advice)
+{
+	return (int)syscall(SYS_madvise, at, n, advice);
+}
+
+SM_SHOWN int
+madvise(void *at, size_t n, int advice)
+{
+	bool (*forget)(void *, size_t) = atomic_load(&sm_host.forget);
+	bool drops = advice == MADV_DONTNEED || advice == MADV_FREE;
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	if (forget && (uintptr_t)at % page == 0 && n <= PTRDIFF_MAX && forget(at, drops ? n : 0))
+		return 0;
+	return __wrap_madvise(at, n, advice);
 }

@@ -109,6 +109,12 @@ START_TEST(a_program_that_knows_nothing_has_handlers_too)
 }
 END_TEST
 
+START_TEST(pages_that_it_gives_back_are_zero)
+{
+	unaware("discard", "mode=thread,clear=262144");
+}
+END_TEST
+
 int
 main(void)
 {
@@ -121,5 +127,6 @@ main(void)
 		BY_THREAD, BY_SIGNAL + 1);
 	tcase_add_test(tc, a_program_that_knows_nothing_makes_the_same_calls);
 	tcase_add_test(tc, a_program_that_knows_nothing_has_handlers_too);
+	tcase_add_test(tc, pages_that_it_gives_back_are_zero);
 	return run(s);
 }

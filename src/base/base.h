@@ -319,6 +319,8 @@ struct sm_host {
 	/* Handed in at start by front: make this system call in threads that the C library does
 	 * not know too; 0 or an errno value. NULL: there are none. */
 	int (*_Atomic everywhere)(long number, const long args[6]);
+	/* Likewise: these pages hold zeros from now on, as after madvise(2); false: none of ours. */
+	bool (*_Atomic forget)(void *at, size_t bytes);
 	_Atomic int descriptors[8]; /* ours, each + 1: the program is not to close them; 0: none */
 };
 extern struct sm_host sm_host;

@@ -64,6 +64,10 @@ void sm_fault_go(unsigned char *base, size_t bytes);
 /** sm_fault_drop - what lies in these pages is not kept: zeros from now on */
 void sm_fault_drop(unsigned char *base, size_t bytes);
 
+/** sm_fault_forget - the program gives back what lies here, as by madvise(2): all
+ * of it is zero. False: not in a pool of ours. */
+bool sm_fault_forget(void *at, size_t bytes);
+
 /** sm_fault_shut, sm_fault_reach - nobody may touch these pages, which hold nothing; or again.
  * False: the heap sees to that itself. */
 bool sm_fault_shut(unsigned char *base, size_t bytes);

@@ -1,6 +1,8 @@
 /* Where no page of U has a mapping of its own, the engine knows which of them are guards. */
 #include "fault/inside.h"
 
+#include <string.h>
+
 static bool
 mark_pages(unsigned char *base, size_t bytes, enum sm_page_state state)
 {
@@ -34,4 +36,41 @@ bool
 sm_fault_reach(unsigned char *base, size_t bytes)
 {
 	return mark_pages(base, bytes, SM_PAGE_VIRGIN);
+}
+
+/* Whole pages; of one that is not, others may have the rest. */
+static size_t
+forget_pages(unsigned char *at, size_t bytes)
+{
+	struct sm_mask m;
+	struct sm_span *s;
+	size_t first, n = bytes / sm_engine.page_bytes;
+
+	sm_os_mask(&m);
+	sm_engine_take();
+	s = sm_engine_span(at);
+	first = s ? sm_engine_index(s, at) : 0;
+	n = s ? sm_min_size(n, s->pages - first) : 0;
+	for (size_t i = first; i < first + n; i++) {
+		if (s->page[i].state == SM_PAGE_CLEAR)
+			sm_engine_discard(s, i);
+		else if (s->page[i].state != SM_PAGE_SHUT)
+			s->page[i].state = SM_PAGE_VIRGIN;
+	}
+	sm_engine_let_go();
+	sm_os_unmask(&m);
+	return n * sm_engine.page_bytes;
+}
+
+bool
+sm_fault_forget(void *at, size_t bytes)
+{
+	size_t done;
+
+	if (!sm_engine_span(at))
+		return false;
+	done = forget_pages(at, bytes);
+	if (done < bytes && bytes - done < sm_engine.page_bytes)
+		memset((unsigned char *)at + done, 0, bytes - done);
+	return true;
 }

@@ -146,6 +146,8 @@ start_pages(const struct sm_config *c)
 	e = c->transparent ? sm_fault_start() : 0;
 	if (e == 0 && sm_fault_is_apart())
 		atomic_store(&sm_host.everywhere, sm_fault_call);
+	if (e == 0 && c->transparent)
+		atomic_store(&sm_host.forget, sm_fault_forget);
 	return e;
 }
 
@@ -153,6 +155,7 @@ static void
 stop_pages(void)
 {
 	atomic_store(&sm_host.everywhere, NULL);
+	atomic_store(&sm_host.forget, NULL);
 	sm_fault_stop();
 	sm_seal_pager = NULL;
 }
