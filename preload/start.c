@@ -158,6 +158,14 @@ at_load(void)
 
 /* --------------------------------------------------------------------- end */
 
+static uint64_t
+handed_in(uint64_t (*_Atomic *figure)(void))
+{
+	uint64_t (*get)(void) = atomic_load(figure);
+
+	return get ? get() : 0;
+}
+
 static void
 show(const struct secmalloc_stats *s)
 {
@@ -169,6 +177,10 @@ show(const struct secmalloc_stats *s)
 	sm_line_word(&l, ", ");
 	sm_line_number(&l, s->faults_served);
 	sm_line_word(&l, " pages opened, ");
+	sm_line_number(&l, handed_in(&sm_host.pages_closed));
+	sm_line_word(&l, " closed, ");
+	sm_line_number(&l, handed_in(&sm_host.clear_bytes_most));
+	sm_line_word(&l, " bytes clear at most, ");
 	sm_line_number(&l, s->bytes);
 	sm_line_word(&l, " bytes live, ");
 	sm_line_number(&l, s->bytes_clear);

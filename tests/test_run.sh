@@ -220,6 +220,10 @@ answers 126 'cannot be run' "$work"
 answers 126 'cannot be run' "$work/lines"
 answers 7 word -- sh -c 'echo word; exit 7'
 answers 0 'mode thread, [1-9].* pages opened' --stats --clear-set=1G --reseal 5 ls
+# More than the clear set holds: pages are closed, and no more are clear at once than may be.
+run --stats --clear-set=128K awk 'BEGIN { for (i = 0; i < 9999; i++) a[i] = i "" i }' 2>"$work/err"
+is "$(awk '{ print ($4 > 100), ($7 > 100), ($9 > 65536 && $9 <= 262144) }' "$work/err")" '1 1 1' \
+	"opened, closed, clear at most: $(cat "$work/err")"
 # shellcheck disable=SC2016 # for the other shell
 is "$(run sh -c 'echo "$0-$1"' a 'b  c')" 'a-b  c' arguments
 

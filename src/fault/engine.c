@@ -318,6 +318,13 @@ take_frame(uint32_t *f, const struct sm_loan *key)
 	return 0;
 }
 
+static void
+note_clear(uint64_t pages)
+{
+	if (pages > atomic_load_explicit(&sm_engine.clear_most, memory_order_relaxed))
+		atomic_store_explicit(&sm_engine.clear_most, pages, memory_order_relaxed);
+}
+
 static int
 place(struct sm_span *s, size_t i, uint32_t f)
 {
@@ -345,7 +352,7 @@ show(struct sm_span *s, size_t i, uint32_t f)
 	s->page[i].state = SM_PAGE_CLEAR;
 	s->page[i].frame = f;
 	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
-	atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+	note_clear(atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed) + 1);
 	e = place(s, i, f);
 	if (e) {
 		sm_wipe(frame_at(f), sm_engine.page_bytes);

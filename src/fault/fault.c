@@ -236,18 +236,6 @@ sm_fault_mode(void)
 	return sm_fault_by;
 }
 
-uint64_t
-sm_fault_clear_bytes(void)
-{
-	return atomic_load(&sm_engine.clear) * sm_engine.page_bytes;
-}
-
-uint64_t
-sm_fault_served(void)
-{
-	return atomic_load(&sm_engine.served);
-}
-
 /* ------------------------------------------------------------------- serving */
 
 enum { PATIENCE_MS = 3000 };

@@ -41,8 +41,12 @@ unsigned sm_fault_mode(void);
 /** sm_fault_clear_bytes - on pages that are open now */
 uint64_t sm_fault_clear_bytes(void);
 
-/** sm_fault_served - faults since start */
+/** sm_fault_clear_bytes_most - the most that it has been since start */
+uint64_t sm_fault_clear_bytes_most(void);
+
+/** sm_fault_served, sm_fault_closed - faults, and pages that were closed or dropped, since start */
 uint64_t sm_fault_served(void);
+uint64_t sm_fault_closed(void);
 
 /** sm_fault_is_apart - the thread that serves is not one of the C library's */
 bool sm_fault_is_apart(void);

@@ -99,6 +99,7 @@ sm_engine_revive(int fd)
 	atomic_store(&sm_engine.forker, 0);
 	atomic_store(&sm_engine.put_off, false);
 	atomic_store(&sm_engine.clear, 0);
+	atomic_store(&sm_engine.clear_most, 0);
 	memset(sm_engine.owner, 0, sm_engine.frames * sizeof(*sm_engine.owner));
 	fill_frames();
 	e = obtain_frames(bytes);
@@ -119,4 +120,30 @@ sm_engine_stop(void)
 	}
 	sm_os_unreserve(sm_engine.owner, sm_engine.table_bytes);
 	sm_engine = (struct sm_engine){ .fd = -1 };
+}
+
+/* ---------------------------------------------------------------- figures */
+
+uint64_t
+sm_fault_clear_bytes(void)
+{
+	return atomic_load(&sm_engine.clear) * sm_engine.page_bytes;
+}
+
+uint64_t
+sm_fault_clear_bytes_most(void)
+{
+	return atomic_load(&sm_engine.clear_most) * sm_engine.page_bytes;
+}
+
+uint64_t
+sm_fault_served(void)
+{
+	return atomic_load(&sm_engine.served);
+}
+
+uint64_t
+sm_fault_closed(void)
+{
+	return atomic_load(&sm_engine.closed);
 }

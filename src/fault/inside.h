@@ -126,6 +126,7 @@ struct sm_engine {
 	_Atomic int forker; /* a thread that forks: for others nothing opens; 0: none. Under the lock. */
 	_Atomic bool put_off; /* somebody waits for that */
 	_Atomic uint64_t served, clear; /* faults; pages */
+	_Atomic uint64_t clear_most; /* the most that clear was; written under the lock */
 	_Atomic uint64_t closed;	/* pages since start: whoever waits for a frame has hope */
 	int fd;
 	size_t page_bytes;

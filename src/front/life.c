@@ -146,8 +146,11 @@ start_pages(const struct sm_config *c)
 	e = c->transparent ? sm_fault_start() : 0;
 	if (e == 0 && sm_fault_is_apart())
 		atomic_store(&sm_host.everywhere, sm_fault_call);
-	if (e == 0 && c->transparent)
+	if (e == 0 && c->transparent) {
 		atomic_store(&sm_host.forget, sm_fault_forget);
+		atomic_store(&sm_host.pages_closed, sm_fault_closed);
+		atomic_store(&sm_host.clear_bytes_most, sm_fault_clear_bytes_most);
+	}
 	return e;
 }
 
@@ -156,6 +159,8 @@ stop_pages(void)
 {
 	atomic_store(&sm_host.everywhere, NULL);
 	atomic_store(&sm_host.forget, NULL);
+	atomic_store(&sm_host.pages_closed, NULL);
+	atomic_store(&sm_host.clear_bytes_most, NULL);
 	sm_fault_stop();
 	sm_seal_pager = NULL;
 }
