@@ -57,6 +57,8 @@ void sm_uffd_wake_all(int fd, void *base, size_t bytes);
 /** sm_uffd_self - this thread's number; sm_uffd_teller - of whom sm_uffd_next has told last */
 int sm_uffd_self(void);
 int sm_uffd_teller(void);
+/** sm_uffd_is_ours - that one has this memory for its own; false: it looks in from outside */
+bool sm_uffd_is_ours(void);
 /** sm_uffd_next - wait for a fault, for so many ms if not 0; its address, or NULL: it took too long,
  * or the descriptor `bell` can be read */
 void *sm_uffd_next(int fd, int bell, unsigned ms, bool *rings);
@@ -200,6 +202,8 @@ void sm_engine_stop(void);
 /** sm_engine_revive - in a forked child: frames of its own, none in use. As sm_engine_start. */
 int sm_engine_revive(int fd);
 
+/** sm_engine_deny - a closed page stays so: who touched it waits until it opens for another */
+void sm_engine_deny(void *at);
 /** sm_engine_serve - open the page at this address for who touched it; false: none of ours */
 bool sm_engine_serve(void *at);
 

@@ -67,6 +67,12 @@ sm_uffd_teller(void)
 	return 0;
 }
 
+bool
+sm_uffd_is_ours(void)
+{
+	return true;
+}
+
 void *
 sm_uffd_next(int fd, int bell, unsigned ms, bool *rings)
 {

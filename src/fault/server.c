@@ -113,7 +113,9 @@ serve(void *unused)
 	server.due_ms = 0;
 	for (;;) {
 		at = sm_uffd_next(server.fd, server.bell[0], do_chores(), &rings);
-		if (at && !sm_engine_serve(at))
+		if (at && !sm_uffd_is_ours())
+			sm_engine_deny(at);
+		else if (at && !sm_engine_serve(at))
 			sm_uffd_wake(server.fd, at);
 		if (!rings)
 			continue;

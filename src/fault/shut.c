@@ -74,3 +74,17 @@ sm_fault_forget(void *at, size_t bytes)
 		memset((unsigned char *)at + done, 0, bytes - done);
 	return true;
 }
+
+void
+sm_engine_deny(void *at)
+{
+	struct sm_span *s;
+	bool clear;
+
+	sm_engine_take();
+	s = sm_engine_span(at);
+	clear = !s || s->page[sm_engine_index(s, at)].state == SM_PAGE_CLEAR;
+	sm_engine_let_go();
+	if (clear) /* by now */
+		sm_uffd_wake(sm_engine.fd, at);
+}

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
@@ -168,6 +169,19 @@ int
 sm_uffd_teller(void)
 {
 	return teller;
+}
+
+/* A child of vfork or posix_spawn is another process with our memory. Where that cannot be asked, or
+ * not of this one (the program has changed its user), it may be such a child. */
+bool
+sm_uffd_is_ours(void)
+{
+	long pid = syscall(SYS_getpid), same;
+
+	if (syscall(SYS_tgkill, pid, teller, 0) == 0 || syscall(SYS_kcmp, pid, pid, KCMP_VM, 0, 0))
+		return true;
+	same = syscall(SYS_kcmp, pid, teller, KCMP_VM, 0, 0);
+	return same == 0 || (same < 0 && errno != ESRCH);
 }
 
 /* Not by read and poll, at which a thread of the C library's can be cancelled. NULL: none yet. */
