@@ -1,15 +1,16 @@
 #!/bin/sh
-# soak.sh - what random work finds when it has time: `make soak`, some 20 minutes
+# soak.sh - what random work finds when it has time: `make soak`, some 30 minutes
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
 #
 # Ten million operations compared with the model, ten minutes of a fuzzer on the same, a minute of
-# threads under ThreadSanitizer. What a machine lacks is named and left out; of what fails the log
-# stays here, and from the fuzzer the tape, which fuzz_model.c replays.
+# threads under ThreadSanitizer, ten minutes of storms on closed pages. What a machine lacks is named
+# and left out; of what fails the log stays here, and from the fuzzer the tape, which fuzz_model.c
+# replays.
 #
-# Environment: top_srcdir, CC; SECMALLOC_OPERATIONS, SECMALLOC_FUZZ_SECONDS and SECMALLOC_SECONDS
-# (of each test of threads) instead of the above.
+# Environment: top_srcdir, CC; SECMALLOC_OPERATIONS, SECMALLOC_FUZZ_SECONDS, SECMALLOC_SECONDS
+# (of each test of threads) and SECMALLOC_STORM_SECONDS (of each of four storms) instead of the above.
 set -eu
 LC_ALL=C
 export LC_ALL
@@ -23,6 +24,7 @@ cc=${CC:-cc} failed=0
 operations=${SECMALLOC_OPERATIONS:-10000000}
 fuzz_seconds=${SECMALLOC_FUZZ_SECONDS:-600}
 seconds=${SECMALLOC_SECONDS:-8}
+storm_seconds=${SECMALLOC_STORM_SECONDS:-150}
 
 # verdict NAME STATUS WHAT: what became of it, in one line
 verdict() {
@@ -109,7 +111,27 @@ threads() {
 	verdict threads "$status" "$seconds seconds each test"
 }
 
+# The tests of transparent mode, as root: what they could not do they say themselves.
+storm() {
+	build storm check_transparent_storm CFLAGS="-O2 -g" || {
+		verdict storm 1
+		return
+	}
+	status=0
+	(cd "$dir/storm" && make tests/run_storm tests/run_calls tests/run_sleeper libsecmalloc-preload.la \
+		tests/check_transparent_calls tests/check_transparent_outside) >"$dir/storm.out" 2>&1 ||
+		status=$?
+	for test in storm calls outside; do
+		(cd "$dir/storm" && top_builddir=. SECMALLOC_STORM_SECONDS="$storm_seconds" \
+			SECMALLOC_HANDLER_SECONDS="$seconds" SECMALLOC_SAMPLES=200 \
+			"tests/check_transparent_$test") >>"$dir/storm.out" 2>&1 || status=$?
+	done
+	verdict storm "$status" "$storm_seconds seconds each way; $(grep -c -e ^skipped -e '^NOT TESTED' \
+		"$dir/storm.out") left out"
+}
+
 model
 fuzz
 threads
+storm
 [ "$failed" = 0 ]

@@ -172,6 +172,10 @@ sm_fault_revive(void)
 	close(sm_engine.fd);
 	sm_engine.fd = -1;
 	fd = open_descriptor();
+	if (fd < 0 && (errno == EPERM || errno == EACCES || errno == ENOENT))
+		return sm_fail(ENOMEM, "this user may not have userfaultfd, so a forked child cannot "
+				       "open its pages: keep CAP_SYS_PTRACE, or give access to "
+				       "/dev/userfaultfd");
 	if (fd < 0)
 		return sm_fail(ENOMEM, "userfaultfd is not to be had in this child: raise "
 				       "RLIMIT_NOFILE, or allow the system call");

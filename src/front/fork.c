@@ -138,13 +138,15 @@ revive(void)
 static void
 inherit(void)
 {
-	bool meant = mine && sm_seal_was_shut() && !sm_purged();
+	bool purged = sm_purged(), meant = mine && sm_seal_was_shut() && !purged;
 	int e;
 
 	sm_purge_forget();
 	e = meant ? revive() : ENOMEM;
 	mine = false;
 	sm_seal_drop_kept();
+	if (e && sm_host.unaware && !purged) /* it would touch what is not there, and nobody tell why */
+		sm_die_of(meant ? sm_error_text() : "the heap could not be kept in this child", NULL);
 	if (e)
 		orphan();
 	atomic_store(&owes, meant && e);
