@@ -155,7 +155,7 @@ END_TEST
 
 /* ------------------------------------------------------------- pinned pages */
 
-#ifdef IORING_REGISTER_BUFFERS
+#ifdef IORING_OFF_SQ_RING
 enum { PINNED_BYTES = 8 * 4096 };
 
 static unsigned char *pinned;
@@ -387,7 +387,7 @@ main(void)
 	tcase_add_loop_test(tc, a_child_without_means_says_so_once, 1, 3);
 	tcase_add_loop_test(tc, privileges_may_go_before_the_fork, 1, 2);
 	tcase_add_loop_test(tc, a_purge_in_a_child_leaves_the_parent_alone, 1, 3);
-#ifdef IORING_REGISTER_BUFFERS
+#ifdef IORING_OFF_SQ_RING
 	tcase_add_loop_test(tc, a_child_has_a_copy_of_what_the_kernel_has_pinned, 1, 3);
 #endif
 	return run(s);

@@ -217,6 +217,33 @@ free_frame(uint32_t f)
 	sm_engine.free[sm_engine.nfree++] = f;
 }
 
+int
+sm_engine_pull(const struct sm_span *s, size_t i, uint32_t f)
+{
+	if (atomic_load(&sm_engine.owner[f].stuffed))
+		sm_mover->empty(frame_at(f));
+	atomic_store(&sm_engine.owner[f].stuffed, false);
+	return sm_mover->take(sm_engine.fd, frame_at(f), s->u + i * sm_engine.page_bytes);
+}
+
+bool
+sm_engine_stuff(const void *at)
+{
+	size_t into = (uintptr_t)at - (uintptr_t)sm_engine.p.base;
+	uint32_t f;
+
+	if (into >= sm_engine.p.bytes)
+		return false;
+	f = (uint32_t)(into / sm_engine.page_bytes);
+	sm_engine_take();
+	if (sm_engine.owner[f].span) /* noted first, as whoever waits runs on, and may purge */
+		atomic_store(&sm_engine.owner[f].stuffed, true);
+	if (!sm_engine.owner[f].span || sm_mover->zero(sm_engine.fd, frame_at(f)))
+		sm_uffd_wake(sm_engine.fd, frame_at(f));
+	sm_engine_let_go();
+	return true;
+}
+
 /* The program has thrown the page away (madvise): it is as if it had never been. */
 static void
 refill(struct sm_span *s, size_t i)
@@ -247,7 +274,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
+	int e = sm_engine_pull(s, i, f);
 
 	if (e == ENOENT) {
 		refill(s, i);
@@ -266,15 +293,19 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 	return 0;
 }
 
-/* Also where the kernel has it pinned: then its frame is another one. */
+/* Also where the kernel has it pinned, or the program has changed its protection: it is not moved, but
+ * goes, so that whoever touches it next is served. */
 void
 sm_engine_discard(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_mover->take(sm_engine.fd, frame_at(f), u);
+	int e = sm_engine_pull(s, i, f);
 
+	if (e == EBUSY) /* it is there, and can be written */
+		sm_wipe(u, sm_engine.page_bytes);
 	if (e && e != EEXIST) {
+		sm_mover->empty(u);
 		refill(s, i);
 		return;
 	}
@@ -339,7 +370,7 @@ place(struct sm_span *s, size_t i, uint32_t f)
 		return 0;
 	if (!s->locked)
 		sm_mover->unlock(u, sm_engine.page_bytes);
-	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory", e);
+	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory, and do not mprotect it", e);
 }
 
 /* Noted before whoever waits runs on, and before a purge can look for it. */
@@ -351,7 +382,7 @@ show(struct sm_span *s, size_t i, uint32_t f)
 
 	s->page[i].state = SM_PAGE_CLEAR;
 	s->page[i].frame = f;
-	sm_engine.owner[f] = (struct sm_owner){ s, i, sm_os_now_ms() };
+	sm_engine.owner[f] = (struct sm_owner){ .span = s, .page = i, .since = sm_os_now_ms() };
 	note_clear(atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed) + 1);
 	e = place(s, i, f);
 	if (e) {

@@ -306,7 +306,7 @@ sm_engine_serve(void *at)
 	int e;
 
 	if (!sm_engine_span(at))
-		return false;
+		return sm_fault_by == SM_MODE_THREAD && sm_engine_stuff(at);
 	while ((e = serve_once(at)) != 0) {
 		if (e == EFAULT)
 			return false;
@@ -472,8 +472,8 @@ sm_fault_purge(void)
 		struct sm_owner o = sm_engine.owner[f];
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
-		if (o.span && o.span->u && (sm_mover->shared || sm_mover->take(sm_engine.fd, frame,
-			o.span->u + o.page * sm_engine.page_bytes) == 0))
+		if (o.span && o.span->u && (sm_mover->shared ||
+			sm_engine_pull(o.span, o.page, (uint32_t)f) == 0))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 	sm_engine_wake(); /* who waited for the unlocking, too */

@@ -44,12 +44,15 @@ int sm_uffd_open(enum sm_mode mode);
 /** sm_uffd_watch - a fault in these pages is told, from now on. An errno value. */
 int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);
-/** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... */
+/** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... What the program
+ * has unlocked is locked again. */
 int sm_uffd_move(int fd, void *to, void *from);
 /** sm_uffd_place - one page, and wake who waits for it; also where it is there already */
 int sm_uffd_place(int fd, void *to, void *from);
 /** sm_uffd_fill - a page of zeros where there is none; wakes as well */
 int sm_uffd_fill(int fd, void *to);
+/** sm_uffd_empty - what lies there goes, even where it is locked */
+void sm_uffd_empty(void *at);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
 /** sm_uffd_wake_all - the same for all who wait in these */
@@ -74,6 +77,7 @@ struct sm_mover {
 	int (*put)(int fd, void *u, void *frame);
 	int (*take)(int fd, void *frame, void *u);
 	int (*zero)(int fd, void *at);
+	void (*empty)(void *at);
 	void (*wake)(int fd, void *page);
 	int (*lock)(void *base, size_t bytes);
 	void (*unlock)(void *base, size_t bytes);
@@ -143,6 +147,7 @@ struct sm_engine {
 		struct sm_span *span; /* NULL: it is in P */
 		size_t page;
 		uint64_t since; /* ms */
+		_Atomic bool stuffed; /* zeros lie in its place in P: see sm_engine_stuff */
 	} *owner; /* of each frame */
 	struct sm_span spans[SM_SPANS_MOST];
 	size_t nspans;
@@ -187,6 +192,11 @@ size_t sm_engine_index(const struct sm_span *s, const void *at);
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_close - a clear page. EBUSY, EIO (store_dir) and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
+/** sm_engine_pull - a clear page goes back to its frame. As the mover's take; async-signal-safe. */
+int sm_engine_pull(const struct sm_span *s, size_t i, uint32_t f);
+/** sm_engine_stuff - who brings in all pages there are (mlockall) waits for one in P whose place is
+ * empty: zeros, until its page comes back. False: it is none of P. Without the lock. */
+bool sm_engine_stuff(const void *at);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
 /** sm_engine_seal - a frame's bytes go to X. EIO: they are in the frame as before. */

@@ -96,6 +96,13 @@ unwatch(int fd, void *base, size_t bytes)
 		(void)cover(base, bytes);
 }
 
+/* What take leaves is empty. */
+static void
+empty(void *at)
+{
+	(void)at;
+}
+
 static void
 wake(int fd, void *page)
 {
@@ -116,4 +123,5 @@ unlock(void *base, size_t bytes)
 	(void)base, (void)bytes;
 }
 
-const struct sm_mover sm_slots = { watch, unwatch, put, take, zero, wake, lock, unlock, true };
+const struct sm_mover sm_slots = { watch, unwatch, put, take, zero, empty, wake, lock,
+	unlock, true };

@@ -21,6 +21,9 @@
 #ifndef UFFD_FEATURE_MOVE
 #define UFFD_FEATURE_MOVE (1 << 16)
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
 #ifndef MLOCK_ONFAULT
 #define MLOCK_ONFAULT 1
 #endif
@@ -102,7 +105,7 @@ sm_uffd_unwatch(int fd, void *base, size_t bytes)
 }
 
 static int
-move(int fd, void *to, void *from, unsigned mode)
+move_once(int fd, void *to, void *from, unsigned mode)
 {
 	struct sm_uffdio_move m = { .dst = (uintptr_t)to, .src = (uintptr_t)from,
 		.len = sm_os_page_bytes(), .mode = mode };
@@ -111,6 +114,18 @@ move(int fd, void *to, void *from, unsigned mode)
 		if (errno != EAGAIN || m.move > 0)
 			return errno;
 	return 0;
+}
+
+/* EINVAL: they are not locked alike, as the program has undone one of the locks. */
+static int
+move(int fd, void *to, void *from, unsigned mode)
+{
+	int e = move_once(fd, to, from, mode);
+
+	if (e != EINVAL || sm_uffd_lock(to, sm_os_page_bytes()) ||
+		sm_uffd_lock(from, sm_os_page_bytes()))
+		return e;
+	return move_once(fd, to, from, mode);
 }
 
 int
@@ -141,6 +156,12 @@ sm_uffd_fill(int fd, void *to)
 	struct uffdio_zeropage z = { .range = { (uintptr_t)to, sm_os_page_bytes() } };
 
 	return placed(fd, to, ioctl(fd, UFFDIO_ZEROPAGE, &z) ? errno : 0);
+}
+
+void
+sm_uffd_empty(void *at)
+{
+	(void)madvise(at, sm_os_page_bytes(), MADV_DONTNEED_LOCKED);
 }
 
 void
@@ -273,4 +294,4 @@ sm_uffd_unlock(void *base, size_t bytes)
 }
 
 const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_place, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
