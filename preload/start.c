@@ -109,6 +109,8 @@ start(void)
 	report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
 	if (report < 0)
 		report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_AT_LEAST);
+	if (report >= 0) /* else a program that closes all might have a file of its own there */
+		sm_host_keep(report);
 }
 
 /* Before the C library knows the environment it is too early. */

@@ -224,6 +224,22 @@ answers 0 'mode thread, [1-9].* pages opened' --stats --clear-set=1G --reseal 5 
 run --stats --clear-set=128K awk 'BEGIN { for (i = 0; i < 9999; i++) a[i] = i "" i }' 2>"$work/err"
 is "$(awk '{ print ($4 > 100), ($7 > 100), ($9 > 65536 && $9 <= 262144) }' "$work/err")" '1 1 1' \
 	"opened, closed, clear at most: $(cat "$work/err")"
+# The line at the end goes into no file of the program's, whatever that has closed before.
+if command -v python3 >/dev/null 2>&1; then
+	cat >"$work/closes.py" <<-'END'
+	import os, sys
+	os.closerange(3, 2048)
+	mine = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+	for to in range(890, 920):
+	    try:
+	        os.dup2(mine, to)
+	    except OSError:
+	        pass
+	END
+	answers 0 'mode thread' --stats python3 "$work/closes.py" "$work/mine"
+	is "$(cat "$work/mine")" '' 'a file of the program'
+fi
+
 # shellcheck disable=SC2016 # for the other shell
 is "$(run sh -c 'echo "$0-$1"' a 'b  c')" 'a-b  c' arguments
 
