@@ -1,13 +1,14 @@
 #!/bin/sh
-# soak.sh - what random work finds when it has time: `make soak`, some 30 minutes
+# soak.sh - what random work and real programs find when they have time: `make soak`, an hour or more
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
 #
 # Ten million operations compared with the model, ten minutes of a fuzzer on the same, a minute of
-# threads under ThreadSanitizer, ten minutes of storms on closed pages. What a machine lacks is named
-# and left out; of what fails the log stays here, and from the fuzzer the tape, which fuzz_model.c
-# replays.
+# threads under ThreadSanitizer, ten minutes of storms on closed pages, and programs under
+# secmalloc-run, each many times at each size (SECMALLOC_RUNS and more: see soak_programs.sh). What
+# a machine lacks is named and left out; of what fails the log stays here, and from the fuzzer the
+# tape, which fuzz_model.c replays.
 #
 # Environment: top_srcdir, CC; SECMALLOC_OPERATIONS, SECMALLOC_FUZZ_SECONDS, SECMALLOC_SECONDS
 # (of each test of threads) and SECMALLOC_STORM_SECONDS (of each of four storms) instead of the above.
@@ -130,8 +131,20 @@ storm() {
 		"$dir/storm.out") left out"
 }
 
+# Its lines are shown as they come.
+programs() {
+	mkdir "$dir/programs"
+	(cd "$dir/programs" && "$src/configure" CC="$cc" && make -j"$(nproc)") >"$dir/programs.out" 2>&1 || {
+		verdict programs 1
+		return
+	}
+	top_srcdir=$src top_builddir=$dir/programs CC=$cc sh "$src/tests/soak_programs.sh" ||
+		failed=$((failed + 1))
+}
+
 model
 fuzz
 threads
 storm
+programs
 [ "$failed" = 0 ]
