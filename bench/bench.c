@@ -187,6 +187,20 @@ add_seal_rows(const struct peer *ours)
 }
 
 static void
+add_page_rows(const struct peer *ours)
+{
+	static const char *const names[] = { "thread, one CPU", "thread", "signal" };
+
+	for (unsigned kind = BENCH_PAGES_ONE_CPU; kind <= BENCH_PAGES_SIGNAL; kind++) {
+		struct trial *t = add_kind(ours, "page_touch", names[kind], bench_pages, 0, kind);
+
+		add_value(t, "page_close", "ns");
+		add_value(t, "page_open", "ns");
+	}
+	add_kind(ours, "page_touch", "zero fill", bench_zero_fill, 0, 0);
+}
+
+static void
 add_live_row(const struct peer *with, const char *name, unsigned keep)
 {
 	struct trial *t = add(with, "live", "secrets", bench_live, 32);
@@ -371,6 +385,7 @@ main(int argc, char **argv)
 	}
 	add_heap_rows(present, n);
 	add_seal_rows(present[0]);
+	add_page_rows(present[0]);
 	add_live_rows(present, n);
 	for (size_t i = 0; i < ntrials; i++) {
 		struct trial *t = &trials[i];

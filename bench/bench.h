@@ -114,6 +114,20 @@ int bench_bare_all(const struct trial *t, double *values);
 /** secmalloc_purge with 10,000 closed chunks of 32 bytes and 100 open ones of 4 KiB.  ns. */
 int bench_purge(const struct trial *t, double *values);
 
+/** Who opens pages in bench_pages: values of t->kind. */
+enum bench_pages {
+	BENCH_PAGES_ONE_CPU,  /* a thread, on the CPU of the one that touches */
+	BENCH_PAGES_ALL_CPUS, /* a thread, anywhere */
+	BENCH_PAGES_SIGNAL    /* SIGBUS in the thread that touches, of a user without privileges */
+};
+
+/** Transparent mode, by the clock, the best of 20 laps over 400 pages: touch a closed page, close
+ *  one, open one by secmalloc_decrypt.  ns each. */
+int bench_pages(const struct trial *t, double *values);
+
+/** The kernel alone: touch a page for the first time.  ns. */
+int bench_zero_fill(const struct trial *t, double *values);
+
 /** What bench_live does with each secret: values of t->kind. */
 enum bench_keep { BENCH_KEEP_CLEAR, BENCH_KEEP_SEALED };
 
@@ -129,6 +143,9 @@ int bench_live(const struct trial *t, double *values);
 #define BENCH_LIVE_LIMIT_BYTES ((size_t)8 << 20)
 
 /* ------------------------------------------------------------------ meta.c */
+
+/** bench_machine - print on what machine this is, and when */
+void bench_machine(void);
 
 /** bench_meta - print what this was measured on, one "# name<TAB>text" a line */
 void bench_meta(unsigned rounds);

@@ -56,12 +56,11 @@ print_kernel(void)
 }
 
 void
-bench_meta(unsigned rounds)
+bench_machine(void)
 {
 	time_t now = time(NULL);
 	struct tm t;
 	char date[32] = "unknown";
-	struct rlimit r;
 	double load;
 
 	if (gmtime_r(&now, &t))
@@ -72,6 +71,14 @@ bench_meta(unsigned rounds)
 	if (getloadavg(&load, 1) == 1)
 		printf("# load\t%.2f processes on average in the minute before\n", load);
 	printf("# compiler\t%s\n", COMPILER);
+}
+
+void
+bench_meta(unsigned rounds)
+{
+	struct rlimit r;
+
+	bench_machine();
 	printf("# rounds\t%u, of the live rows one\n", rounds);
 	printf("# arena\t%zu KiB of secure memory for each peer that takes a size\n",
 		bench_arena >> 10);

@@ -1,18 +1,19 @@
 #!/bin/sh
-# report.sh tables|markdown|svg|seal RESULTS - what bench/bench printed, for people
+# report.sh tables|markdown|svg|seal|run RESULTS - what bench/bench printed, for people
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
 #
 # tables: the tables alone; markdown: with how they were made; svg: a chart of the rows that
 # matter most, on a background of its own; seal: the tables of closing and opening alone, of a run
-# with another libsodium.  All go to stdout.
+# with another libsodium; run: the table of whole programs, of what bench/run printed.  All go to
+# stdout.
 set -eu
 LC_ALL=C
 export LC_ALL
 
 if [ $# -ne 2 ] || [ ! -r "$2" ]; then
-	echo "usage: report.sh tables|markdown|svg|seal RESULTS" >&2
+	echo "usage: report.sh tables|markdown|svg|seal|run RESULTS" >&2
 	exit 2
 fi
 
@@ -175,6 +176,17 @@ function batch_table(    i, n, part, r) {
 	print "\nsecmalloc_purge with 10,000 closed chunks of 32 bytes and 100 open ones of 4 KiB:"
 	print cell("purge", "secmalloc") " ns."
 }
+function page_table(    i, n, name, what) {
+	print "\n## Pages of transparent mode\n"
+	print "ns by the clock for one page of 4 KiB, the best of 20 laps over 400: median (minimum) of the"
+	print "rounds. A first touch of plain memory: " cell("page_touch", "zero fill") ".\n"
+	print "| | who touches a closed page | closing one | secmalloc_decrypt of one |"
+	rule(3)
+	n = split("thread, one CPU;thread;signal", name, ";")
+	for (i = 1; i <= n; i++)
+		print "| " name[i] " | " cell("page_touch", name[i]) " | " cell("page_close", name[i]) \
+			" | " cell("page_open", name[i]) " |"
+}
 function all_tables() {
 	heap_tables()
 	thread_table()
@@ -182,6 +194,7 @@ function all_tables() {
 	elastic_table()
 	seal_table()
 	batch_table()
+	page_table()
 }
 '
 
@@ -224,6 +237,7 @@ END {
 		}
 	seal_table()
 	batch_table()
+	page_table()
 }
 '
 
@@ -288,7 +302,47 @@ END {
 }
 '
 
+run='
+function figure(r, p) {
+	return ((r, p) in median) ? number(median[r, p]) " (" number(best[r, p]) ")" : "-"
+}
+function share(r, p) {
+	return ((r, p) in median) && best[r, "native"] > 0 ? times(median[r, p] / \
+		median[r, "native"]) " (" times(best[r, p] / best[r, "native"]) ")" : "-"
+}
+function run_table(what, title,    i, k, text, rule) {
+	print "\n" title "\n"
+	text = "|  | native |"
+	rule = "|---|---:|"
+	for (k = 1; k <= sets; k++) {
+		text = text " " set[k] " | times native |"
+		rule = rule "---:|---:|"
+	}
+	print text "\n" rule
+	for (i = 1; i <= rows; i++) {
+		if (index(row[i], what) != 1)
+			continue
+		text = "| " substr(row[i], length(what) + 1) " | " figure(row[i], "native") " |"
+		for (k = 1; k <= sets; k++)
+			text = text " " figure(row[i], set[k]) " | " share(row[i], set[k]) " |"
+		print text
+	}
+}
+NF == 5 && $2 != "native" && !(($2) in known) { known[$2] = 1; set[++sets] = $2 }
+END {
+	print "# Programs under secmalloc-run\n"
+	print "One run, interleaved: each round runs every program alone and at each clear set, every"
+	print "other round backwards. ms: median (minimum) of the rounds; times native: of the medians"
+	print "(of the minima).\n"
+	for (i = 1; i <= metas; i++)
+		print "- " meta[i] ": " said[i]
+	run_table("run_", "By the clock")
+	run_table("cpu_", "Processor time, of all that was started")
+}
+'
+
 case $1 in
+run) awk "$read_results$run" "$2" ;;
 seal)
 	awk "$read_results$tables$seal" "$2"
 	;;
@@ -296,7 +350,7 @@ tables) awk "$read_results$tables END { all_tables() }" "$2" ;;
 markdown) awk "$read_results$tables$markdown" "$2" ;;
 svg) awk "$read_results$svg" "$2" ;;
 *)
-	echo "report.sh: $1: tables, markdown, svg or seal" >&2
+	echo "report.sh: $1: tables, markdown, svg, seal or run" >&2
 	exit 2
 	;;
 esac

@@ -141,6 +141,38 @@ no_copies(void *mode)
 	MUST(is_marker(p) && markers_outside() == 1);
 }
 
+enum { TOUCHED_PAGES = 20, OTHER_PAGES = 200 };
+
+/* A touch opens pages of a closed chunk, and others close those of an open one. */
+static void
+calls_after_touches(void *mode)
+{
+	unsigned char *p, *other;
+	uint64_t served;
+
+	enter(mode, 0);
+	p = secmalloc(TOUCHED_PAGES * 4096);
+	other = secmalloc(OTHER_PAGES * 4096);
+	MUST(p && other);
+	fill(p, TOUCHED_PAGES * 4096, 1);
+	MUST(secmalloc_encrypt_all() == 0 && stats_now().bytes_clear == 0);
+	MUST(filled(p, TOUCHED_PAGES * 4096, 1) && secmalloc_is_encrypted(p) == 1);
+	MUST(stats_now().bytes_clear >= TOUCHED_PAGES * 4096);
+	MUST(secmalloc_encrypt(p) == 0 && stats_now().bytes_clear <= 2 * 4096);
+	MUST(secmalloc_decrypt(p) == 0);
+	fill(other, OTHER_PAGES * 4096, 2);
+	MUST(secmalloc_decrypt(p) == 0); /* it is open already, but its pages are not */
+	served = stats_now().faults_served;
+	MUST(filled(p, TOUCHED_PAGES * 4096, 1));
+	MUST(stats_now().faults_served == served);
+}
+
+START_TEST(encrypt_closes_what_was_touched_and_decrypt_opens_what_was_evicted)
+{
+	(void)in_mode(_i, calls_after_touches);
+}
+END_TEST
+
 START_TEST(what_is_closed_is_found_nowhere)
 {
 	(void)in_mode(_i, no_copies);
@@ -322,6 +354,7 @@ main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, more_than_may_be_clear_is_written_and_read_back, 1, 3);
 	tcase_add_loop_test(tc, the_explicit_calls_keep_their_contract, 1, 3);
+	tcase_add_loop_test(tc, encrypt_closes_what_was_touched_and_decrypt_opens_what_was_evicted, 1, 3);
 	tcase_add_loop_test(tc, what_is_closed_is_found_nowhere, 1, 3);
 	tcase_add_loop_test(tc, what_is_idle_for_reseal_ms_closes, 1, 3);
 	tcase_add_loop_test(tc, threads_lose_no_update_while_everything_closes, 1, 3);

@@ -258,13 +258,24 @@ turn(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
 	return e;
 }
 
+/* In transparent mode a touch opens pages of a closed chunk, and eviction closes those of others. */
+static SM_COLD int
+pages_again(struct sm_hand *h, enum sm_veil to)
+{
+	if (h->c->holds)
+		return 0;
+	if (to == SM_VEIL_SEALED)
+		return sm_seal_pager->close(h->ptr, h->c->size);
+	return sm_barred() ? sm_state_refuse() : sm_seal_pager->open(h->ptr, h->c->size);
+}
+
 int
 sm_hand_set_veil(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
 {
 	int e, undone;
 
 	if (h->c->veil == to)
-		return 0;
+		return SM_LIKELY(!sm_seal_pager) || keys ? 0 : pages_again(h, to);
 	if (h->c->holds)
 		return sm_fail(EBUSY, "the chunk is held: release it first");
 	if (to == SM_VEIL_CLEAR && sm_barred())
