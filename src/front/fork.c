@@ -13,6 +13,7 @@ static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of
 static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
 static _Atomic unsigned forks_waiting;
 static SM_TLS bool mine; /* this thread is between the handlers of a fork */
+static bool keeps; /* what this process was started with; under the lock */
 static _Atomic bool owes; /* this child could not keep what it should have: nobody was told yet */
 
 /* ------------------------------------------------------------------- lock */
@@ -145,7 +146,7 @@ inherit(void)
 	e = meant ? revive() : ENOMEM;
 	mine = false;
 	sm_seal_drop_kept();
-	if (e && sm_host.unaware && !purged) /* it would touch what is not there, and nobody tell why */
+	if (e && keeps && sm_host.unaware && !purged) /* it would touch what is not there, and nobody tell why */
 		sm_die_of(meant ? sm_error_text() : "the heap could not be kept in this child", NULL);
 	if (e)
 		orphan();
@@ -211,8 +212,9 @@ sm_fork_amid(void)
 }
 
 void
-sm_fork_settled(void)
+sm_fork_settled(bool fork_keeps)
 {
+	keeps = fork_keeps;
 	atomic_store(&owes, false);
 }
 

@@ -51,8 +51,8 @@ void sm_early_unwatch(void);
 /** sm_fork_amid - in the thread that forks, while all wait for it: EDEADLK */
 int sm_fork_amid(void);
 
-/** sm_fork_settled - nothing is owed any more */
-void sm_fork_settled(void);
+/** sm_fork_settled - all runs, and nothing is owed any more; whether children are to keep all */
+void sm_fork_settled(bool fork_keeps);
 
 /** sm_fork_owes - once, in a child that could not keep what it should have: ENOMEM */
 int sm_fork_owes(void);

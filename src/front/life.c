@@ -283,7 +283,7 @@ init(const struct secmalloc_config *c)
 		e = start(&wanted);
 	if (e == 0) {
 		asked = copy;
-		sm_fork_settled();
+		sm_fork_settled(wanted.fork_keeps);
 	}
 	return e;
 }
