@@ -322,7 +322,7 @@ sm_life_start(void)
 	e = sm_fork_owes();
 	if (e == 0 && (sm_purged() || sm_state_is(SM_LOCKED)))
 		e = sm_state_refuse();
-	else if (e == 0 && !sm_config_runs())
+	else if (e == 0 && sm_state_is(SM_DOWN)) /* else it is being unlocked, and opens in a moment */
 		e = init(&asked);
 	sm_life_let_go();
 	pthread_setcancelstate(state, NULL);
