@@ -95,7 +95,8 @@ unveil_pages(struct sm_hand *h)
 	return e;
 }
 
-/* The ciphertext goes to `to`, or in place. A key that a purge wiped meanwhile hid nothing. */
+/* The ciphertext goes to `to`, and the chunk stays clear, or in place. A key that a purge wiped
+ * meanwhile hid nothing. */
 static int
 veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 {
@@ -118,7 +119,8 @@ veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 			(void)sm_heap_lift_pages(c); /* they are frozen */
 		return destroy(h);
 	}
-	c->veil = SM_VEIL_SEALED;
+	if (!to)
+		c->veil = SM_VEIL_SEALED;
 	return 0;
 }
 
@@ -301,11 +303,14 @@ close_beside(struct sm_hand *h, const struct sm_loan *key, unsigned char *scratc
 	if (e)
 		return e;
 	e = sm_heap_lift_pages(h->c);
-	if (e) {
-		h->c->veil = SM_VEIL_CLEAR;
+	if (e)
 		return e;
-	}
 	memcpy(h->ptr, scratch, h->c->size);
+	h->c->veil = SM_VEIL_SEALED; /* not before: of what is closed a purge wipes the key alone */
+	if (!SM_LIKELY(!sm_purge_fence())) {
+		h->c->veil = SM_VEIL_CLEAR;
+		return destroy(h);
+	}
 	count_closed(h->c);
 	sm_heap_unpin(h->c);
 	return 0;
