@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STACK_BYTES = 128 << 10, DESCRIPTORS_FROM = 900 };
+enum { STACK_BYTES = 128 << 10 };
 enum { TURNS = 8 }; /* a page is late by an eighth of reseal_ms at most */
 
 static struct {
@@ -22,42 +22,25 @@ static struct {
 
 /* -------------------------------------------------------------------- bell */
 
-/* Kept from programs that are executed, and out of the way of one that counts on low numbers. */
-static int
-raised(int fd)
-{
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
-
-	if (high < 0)
-		high = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	close(fd);
-	return high;
-}
-
 static void
 close_bell(void)
 {
-	for (size_t i = 0; i < 2; i++)
-		if (server.bell[i] >= 0) {
-			sm_host_let_go(server.bell[i]);
-			close(server.bell[i]);
-		}
+	for (size_t i = 0; i < 2; i++) {
+		sm_host_let_go(server.bell[i]);
+		close(server.bell[i]);
+	}
 }
 
 static int
 open_bell(void)
 {
-	if (pipe(server.bell))
+	if (pipe2(server.bell, O_CLOEXEC))
 		return sm_fail(errno, "pipe failed (%d): raise RLIMIT_NOFILE", errno);
 	for (size_t i = 0; i < 2; i++) {
-		server.bell[i] = raised(server.bell[i]);
-		if (server.bell[i] >= 0)
-			sm_host_keep(server.bell[i]);
+		server.bell[i] = sm_os_raised(server.bell[i]);
+		sm_host_keep(server.bell[i]);
 	}
-	if (server.bell[0] >= 0 && server.bell[1] >= 0)
-		return 0;
-	close_bell();
-	return sm_fail(EMFILE, "a descriptor could not be duplicated: raise RLIMIT_NOFILE");
+	return 0;
 }
 
 int

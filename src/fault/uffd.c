@@ -37,7 +37,6 @@ struct sm_uffdio_move {
 
 enum { MOVE_DONTWAKE = 1 };
 enum { LOOKS = 12, LOOKS_US = 100, LEFT_LEAST = 8, LEFT_MOST = 8192 };
-enum { DESCRIPTORS_FROM = 900 }; /* out of the way of a program that counts on low numbers */
 
 /* Full mode needs privilege, or a device that this user may open. */
 static int
@@ -58,17 +57,6 @@ open_any(bool full)
 	return fd;
 }
 
-static int
-raised(int fd)
-{
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
-
-	if (high < 0)
-		return fd;
-	close(fd);
-	return high;
-}
-
 int
 sm_uffd_open(enum sm_mode mode)
 {
@@ -81,7 +69,7 @@ sm_uffd_open(enum sm_mode mode)
 	if (mode == SM_MODE_SIGNAL)
 		api.features |= UFFD_FEATURE_SIGBUS;
 	if (ioctl(fd, UFFDIO_API, &api) == 0)
-		return raised(fd);
+		return sm_os_raised(fd);
 	close(fd);
 	return -1;
 }

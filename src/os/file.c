@@ -16,8 +16,8 @@
 enum { DESCRIPTORS_FROM = 900 }; /* out of the way of a program that counts on low numbers */
 enum { NAMES_TRIED = 100, SCRATCH_BYTES = 4096 };
 
-static int
-raised(int fd)
+int
+sm_os_raised(int fd)
 {
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
 
@@ -37,7 +37,7 @@ sm_os_folder(const char *path, int *fd)
 	if (*fd < 0)
 		e = errno;
 	else
-		*fd = raised(*fd);
+		*fd = sm_os_raised(*fd);
 	pthread_setcancelstate(state, NULL);
 	return e;
 }
@@ -78,7 +78,7 @@ sm_os_nameless(int folder, int *fd)
 	if (*fd < 0)
 		e = errno;
 	else
-		*fd = raised(*fd);
+		*fd = sm_os_raised(*fd);
 	pthread_setcancelstate(state, NULL);
 	return e;
 }

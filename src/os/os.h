@@ -156,6 +156,10 @@ int sm_os_ask(const char *prompt, unsigned char *p, size_t most, size_t *n);
  * calls give errno values without a text: their caller knows what the file is for.
  */
 
+/** sm_os_raised - the same file, out of the way of a program that counts on low numbers; as it was,
+ * where that cannot be. It is closed by exec before and after. */
+int sm_os_raised(int fd);
+
 /** sm_os_folder - open a folder, to make files in. open(2)'s errno value. */
 int sm_os_folder(const char *path, int *fd);
 
