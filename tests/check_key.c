@@ -73,7 +73,9 @@ static _Alignas(64) unsigned char expanded[SM_CIPHER_STATE_BYTES];
 static void
 join_halves(void)
 {
-	crypto_generichash(whole, sizeof(whole), sm_keys.right.half, sm_keys.prekey_bytes, NULL, 0);
+	static const unsigned char zeros[crypto_core_hchacha20_INPUTBYTES];
+
+	crypto_core_hchacha20(whole, zeros, sm_keys.right.half, NULL);
 	for (size_t i = 0; i < sizeof(whole); i++)
 		whole[i] ^= sm_keys.left->half[0][i];
 	memset(expanded, 0, sizeof(expanded));

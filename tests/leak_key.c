@@ -50,13 +50,17 @@ static int
 join(const char *pid, const char *left, const char *right, const char *bytes)
 {
 	static unsigned char half[PREKEY_MOST_BYTES], key[KEY_BYTES], mask[KEY_BYTES];
+	static const unsigned char zeros[crypto_core_hchacha20_INPUTBYTES];
 	size_t n = strtoull(bytes, NULL, 0);
 
 	if (n > sizeof half)
 		return 1;
 	fetch(key, KEY_BYTES, pid, left);
 	fetch(half, n, pid, right);
-	crypto_generichash(mask, KEY_BYTES, half, n, NULL, 0);
+	if (n == KEY_BYTES)
+		crypto_core_hchacha20(mask, zeros, half, NULL);
+	else
+		crypto_generichash(mask, KEY_BYTES, half, n, NULL, 0);
 	for (size_t i = 0; i < KEY_BYTES; i++)
 		key[i] ^= mask[i];
 	print_hex(key, ' ');

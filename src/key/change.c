@@ -4,14 +4,20 @@
 #include <sodium.h>
 #include <string.h>
 
-/* Its traces lie deep enough for the cipher call that follows a loan to wipe them. */
+/* A half that is no longer than a key needs no hash, only a function of it that can't be turned
+ * round: HChaCha20 (draft-irtf-cfrg-xchacha, 2.2), a quarter faster. The traces lie deep enough for
+ * the cipher call that follows a loan to wipe them. */
 SM_NOINLINE void
 sm_key_mask(unsigned char out[SM_KEY_BYTES], const unsigned char *half)
 {
+	static const unsigned char zeros[crypto_core_hchacha20_INPUTBYTES];
 	SM_GAP_DEEP;
 
 	SM_GAP_OPEN();
-	crypto_generichash(out, SM_KEY_BYTES, half, sm_keys.prekey_bytes, NULL, 0);
+	if (sm_keys.prekey_bytes == SM_KEY_BYTES)
+		crypto_core_hchacha20(out, zeros, half, NULL);
+	else
+		crypto_generichash(out, SM_KEY_BYTES, half, sm_keys.prekey_bytes, NULL, 0);
 	SM_GAP_CLOSE();
 }
 

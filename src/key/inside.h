@@ -17,7 +17,7 @@ struct sm_wrapped {
 
 /** What lies on the left page. */
 struct sm_left {
-	unsigned char half[2][SM_KEY_BYTES]; /* of each key: key XOR BLAKE2b(right.half) */
+	unsigned char half[2][SM_KEY_BYTES]; /* of each key: key XOR mask of right.half */
 	struct sm_wrapped wrapped;
 };
 
@@ -82,7 +82,8 @@ sm_keys_let_go(const struct sm_mask *m)
 	sm_os_unmask(m);
 }
 
-/** sm_key_mask - BLAKE2b of a right half; its traces are the caller's to wipe */
+/** sm_key_mask - HChaCha20 of a right half of 32 bytes, BLAKE2b of a longer one; its traces are the
+ * caller's to wipe */
 void sm_key_mask(unsigned char out[SM_KEY_BYTES], const unsigned char *half);
 
 static inline void
