@@ -14,6 +14,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+
 enum { BACKLOG = 128 };
 
 /* -------------------------------------------------------------------- place */
@@ -107,6 +111,25 @@ bind_at(int fd, const struct sockaddr_un *a)
 	return bind(fd, (const struct sockaddr *)a, sizeof(*a)) ? errno : 0;
 }
 
+/* What it accepts inherits the flag: no message comes before it. */
+int
+sm_wire_adopt(int fd)
+{
+	int type = 0, family = 0, listens = 0, on = 1;
+	socklen_t n = sizeof(int);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) ||
+		getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &n) ||
+		getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n))
+		return errno;
+	if (type != SOCK_SEQPACKET || family != AF_UNIX || !listens)
+		return EINVAL;
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) ||
+		fcntl(fd, F_SETFD, FD_CLOEXEC) || fcntl(fd, F_SETFL, O_NONBLOCK))
+		return errno;
+	return 0;
+}
+
 int
 sm_wire_listen(const char *path, int *fd)
 {
@@ -123,6 +146,8 @@ sm_wire_listen(const char *path, int *fd)
 	e = bind_at(*fd, &a);
 	if (e == 0 && (chmod(a.sun_path, S_IRUSR | S_IWUSR) || listen(*fd, BACKLOG)))
 		e = errno;
+	if (e == 0)
+		e = sm_wire_adopt(*fd);
 	if (e) {
 		close(*fd);
 		*fd = -1;
@@ -144,21 +169,28 @@ ask_peer(int fd, struct sm_wire_peer *peer)
 	return 0;
 }
 
+/* Of the very process that connected; by its number where the kernel is older. */
+static int
+open_pidfd(int fd, struct sm_wire_peer *peer)
+{
+	socklen_t n = sizeof(peer->pidfd);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &peer->pidfd, &n) == 0)
+		return 0;
+	if (errno != ENOPROTOOPT)
+		return errno;
+	peer->pidfd = (int)syscall(SYS_pidfd_open, peer->pid, 0);
+	return peer->pidfd < 0 && errno != ENOSYS ? errno : 0;
+}
+
 static int
 admit(int fd, struct sm_wire_peer *peer)
 {
-	int e = ask_peer(fd, peer), on = 1;
+	int e = ask_peer(fd, peer);
 
 	if (e == 0 && peer->uid != geteuid())
 		e = EACCES;
-	if (e == 0 && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
-		e = errno;
-	if (e == 0) {
-		peer->pidfd = (int)syscall(SYS_pidfd_open, peer->pid, 0);
-		if (peer->pidfd < 0 && errno != ENOSYS)
-			e = errno;
-	}
-	return e;
+	return e ? e : open_pidfd(fd, peer);
 }
 
 int

@@ -11,7 +11,7 @@
  *	daemon   WELCOME + 2 lifelines          when it may run; while all is locked, not before unlock
  *	daemon   LOCK, client LOCKED            with its keys, once nothing is readable
  *	daemon   UNLOCK, client DONE            with those keys; then all goes on
- *	daemon   PURGE, client DONE
+ *	daemon   PURGE, client DONE             also while it is locked: its keys are gone for good
  *	daemon   COUNT, client TALLY
  *	daemon   DROP                           the client is on its own from now on
  *	control  HELLO, ASK                     one question a connection
@@ -208,6 +208,9 @@ int sm_wire_path(const char *path, char *to, size_t bytes);
  * what the kernel says.
  */
 int sm_wire_listen(const char *path, int *fd);
+
+/** sm_wire_adopt - make ready a socket that another has bound. EINVAL: it is not such a socket. */
+int sm_wire_adopt(int fd);
 
 /** sm_wire_accept - the next who knocks. EACCES: another user's, closed; EAGAIN: nobody. */
 int sm_wire_accept(int fd, int *client, struct sm_wire_peer *peer);
