@@ -307,8 +307,8 @@ sm_heap_look(const void *ptr)
 {
 	struct sm_region *r = sm_region_of(ptr);
 
-	__builtin_prefetch((const unsigned char *)ptr - SM_CANARY_BYTES, 1);
-	__builtin_prefetch((const unsigned char *)ptr + 2 * SM_ALIGN_BYTES, 1);
+	__builtin_prefetch((const void *)((uintptr_t)ptr - SM_CANARY_BYTES), 1);
+	__builtin_prefetch((const void *)((uintptr_t)ptr + 2 * SM_ALIGN_BYTES), 1);
 	return SM_LIKELY(r != NULL) ? chunk_at(r, ptr) : NULL;
 }
 
