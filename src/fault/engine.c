@@ -360,7 +360,7 @@ static int
 place(struct sm_span *s, size_t i, uint32_t f)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = s->locked ? 0 : sm_mover->lock(u, sm_engine.page_bytes);
+	int e = sm_engine_lock_page(s, u);
 
 	if (e)
 		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "

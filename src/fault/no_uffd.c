@@ -9,6 +9,16 @@ sm_uffd_open(enum sm_mode mode)
 	return -1;
 }
 
+void
+sm_uffd_keep(void)
+{
+}
+
+void
+sm_uffd_let_go(void)
+{
+}
+
 int
 sm_uffd_watch(int fd, void *base, size_t bytes)
 {
