@@ -54,6 +54,12 @@ sm_uffd_fill(int fd, void *to)
 }
 
 void
+sm_uffd_empty(void *at)
+{
+	(void)at;
+}
+
+void
 sm_uffd_wake(int fd, void *page)
 {
 	(void)fd, (void)page;
@@ -104,6 +110,6 @@ sm_uffd_unlock(void *base, size_t bytes)
 }
 
 const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
 const struct sm_mover sm_slots = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };
