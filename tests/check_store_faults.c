@@ -341,6 +341,40 @@ START_TEST(a_disk_that_fails_is_EIO_and_nothing_is_lost)
 }
 END_TEST
 
+/* A page that is on its way to another key, and of which X has a half. */
+static void
+half_is_written(void *unused)
+{
+	enum { BYTES = 60 * 4096 };
+	struct secmalloc_config c = config();
+	unsigned char *p;
+
+	(void)unused;
+	MUST(secmalloc_init(&c) == 0);
+	p = secmalloc(BYTES);
+	MUST(p != NULL);
+	fill(p, BYTES, 1);
+	for (long place = 1; place < 20; place += 3) {
+		MUST(secmalloc_encrypt_all() == 0);
+		armed.call = WRITE;
+		armed.error = ENOSPC;
+		armed.countdown = place;
+		armed.part = true;
+		MUST_FAIL(EIO, -1, secmalloc_rekey());
+		MUST(armed.countdown == 0 && !armed.part);
+		MUST(filled(p, BYTES, 1) && stats_now().tampered == 0);
+	}
+	MUST(secmalloc_rekey() == 0 && secmalloc_encrypt_all() == 0);
+	MUST(stats_now().bytes_clear == 0 && filled(p, BYTES, 1));
+}
+
+START_TEST(a_page_of_which_half_is_written_is_not_lost)
+{
+	if (is_here(SM_MODE_SLOTS))
+		assert_exits_0(half_is_written, NULL);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- inheritance */
 
 static void
@@ -420,6 +454,7 @@ main(void)
 		tc, a_call_that_fails_is_an_errno_value_or_has_another_way, 0, N_INJECTIONS);
 	tcase_add_loop_test(tc, the_same_without_userfaultfd, 0, N_INJECTIONS);
 	tcase_add_test(tc, a_disk_that_fails_is_EIO_and_nothing_is_lost);
+	tcase_add_test(tc, a_page_of_which_half_is_written_is_not_lost);
 	tcase_add_test(tc, an_heir_reads_the_same_and_never_writes_to_its_parents_file);
 	return run(s);
 }

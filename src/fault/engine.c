@@ -441,11 +441,15 @@ sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
 			sm_engine.frames);
 	f = sm_engine.free[sm_engine.nfree - 1];
 	e = sm_engine_unseal(s, i, f, key);
-	if (e == 0)
-		e = sm_engine_seal(s, i, f, key);
 	if (e) {
 		sm_wipe(frame_at(f), sm_engine.page_bytes);
 		s->page[i] = kept;
+		return e;
+	}
+	e = sm_engine_seal(s, i, f, key);
+	if (e) { /* X has a part of it now, and the frame all */
+		sm_engine.nfree--;
+		(void)show(s, i, f);
 	}
 	return e;
 }

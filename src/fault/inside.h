@@ -208,7 +208,7 @@ int sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan
 /** sm_engine_unseal - from X to a frame. EBADMSG, EIO: it is zero. */
 int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_carry - a page in X, sealed with another key, is sealed with this one. ENOMEM: no frame
- * is free; EBADMSG: it was tampered with, and stays as it was. */
+ * is free; EBADMSG: it was tampered with, and stays as it was. EIO: X took a part; it is clear. */
 int sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_lock_page - a page that opens, if its span is not locked as a whole. An errno value. */
 int sm_engine_lock_page(const struct sm_span *s, void *u);
