@@ -5,11 +5,15 @@
  * SPDX-License-Identifier: ISC
  *
  * It is not watched, so that whoever opens pages never waits for himself: the tables of his own
- * thread lie here. Little of it is used, and none of it is the program's.
+ * thread lie here. Little of it is used, and that is locked before anything lies there: a program
+ * whose start cannot be locked is not started, and later there is no memory.
  */
 #include "inside.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { EARLY_BYTES = 16 << 20, HEAD_BYTES = 16 };
 
@@ -35,6 +39,16 @@ arena(void)
 	return none;
 }
 
+/* Whole pages; those that are locked already stay so. */
+static bool
+locked(unsigned char *at, size_t n)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	uintptr_t from = (uintptr_t)at & ~(uintptr_t)(page - 1);
+
+	return syscall(SYS_mlock, from, (uintptr_t)at + n - from) == 0;
+}
+
 /* The size stands in front of the bytes. */
 void *
 sm_early_alloc(size_t size, size_t align)
@@ -52,6 +66,8 @@ sm_early_alloc(size_t size, size_t align)
 	from = atomic_fetch_add(&used, room);
 	if (from > EARLY_BYTES - room)
 		return NULL;
+	if (!locked(at + from, room) && atomic_load(&sm_run_state) == SM_RUN_UP)
+		return NULL; /* before, sm_early_lock is asked */
 	at = (unsigned char *)sm_round_up((uintptr_t)at + from + HEAD_BYTES, align);
 	memcpy(at - sizeof(size), &size, sizeof(size));
 	sm_count_add(&sm_asked.early, size);
@@ -73,4 +89,27 @@ sm_early_size(const void *p)
 
 	memcpy(&size, (const unsigned char *)p - sizeof(size), sizeof(size));
 	return size;
+}
+
+bool
+sm_early_lock(void)
+{
+	unsigned char *at = atomic_load_explicit(&base, memory_order_acquire);
+
+	return !at || locked(at, sm_min_size(atomic_load(&used), EARLY_BYTES));
+}
+
+/* A child inherits no lock. */
+static void
+in_child(void)
+{
+	if (!sm_early_lock())
+		sm_die_of("what was allocated before the start could not be locked in this child: "
+			  "raise RLIMIT_MEMLOCK (LimitMEMLOCK=)", NULL);
+}
+
+void
+sm_early_begin(void)
+{
+	(void)pthread_atfork(NULL, NULL, in_child);
 }

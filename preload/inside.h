@@ -53,11 +53,16 @@ bool sm_options_read(const char *text, struct sm_options *o);
 
 /* ----------------------------------------------------------- the early arena */
 
-/** sm_early_alloc - zeros, never given back, before and during the start. NULL: none left. */
+/** sm_early_alloc - zeros, never given back, before and during the start, and while a thread forks.
+ * NULL: none left, or it cannot be locked. */
 void *sm_early_alloc(size_t size, size_t align);
 bool sm_early_owns(const void *p);
 /** sm_early_size - exactly what was asked for */
 size_t sm_early_size(const void *p);
+/** sm_early_lock - all that is used of it is locked; false: it cannot be */
+bool sm_early_lock(void);
+/** sm_early_begin - from now on it is locked in forked children, too */
+void sm_early_begin(void);
 
 /* ------------------------------------------------- alignments beyond a page */
 

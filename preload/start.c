@@ -104,6 +104,9 @@ start(void)
 	if (secmalloc_init(&c))
 		refuse(secmalloc_error(), "");
 	check_mode();
+	if (!sm_early_lock())
+		refuse("what was allocated before the start could not be locked",
+			": raise RLIMIT_MEMLOCK (LimitMEMLOCK=), or run with CAP_IPC_LOCK");
 	if (options.stats_pid != getpid())
 		return;
 	report = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, DESCRIPTORS_FROM);
@@ -156,6 +159,7 @@ at_load(void)
 	check_order();
 	sm_ids_begin();
 	sm_keep_begin();
+	sm_early_begin();
 }
 
 /* --------------------------------------------------------------------- end */

@@ -2,34 +2,15 @@
  * --wrap, so that the library's own calls come here and nobody else's do. */
 #include <secmalloc.h>
 
+#include "injected.h"
 #include "smaps.h"
 
 #include <check.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef SYS_memfd_secret
-#define SYS_memfd_secret 447
-#endif
-
-enum call {
-	MMAP,
-	MLOCK,
-	MLOCK2,
-	MUNLOCK,
-	MPROTECT,
-	MADVISE,
-	MREMAP,
-	FTRUNCATE,
-	MEMFD_SECRET,
-	GETRANDOM
-};
 
 static const struct injection {
 	enum call call;
@@ -44,97 +25,6 @@ static const struct injection {
 
 enum { INJECTIONS = sizeof(injections) / sizeof(injections[0]), PLACES_MOST = 400 };
 enum { BORNE = 10, NO_SUCH_PLACE = 11 }; /* exit statuses; a failed assertion exits with 1 */
-
-static struct {
-	enum call call;
-	int error;
-	long countdown; /* 1: the next one fails; 0: not armed */
-	bool hit;
-} armed;
-
-static bool
-fails(enum call c)
-{
-	if (armed.countdown == 0 || armed.call != c || --armed.countdown > 0)
-		return false;
-	armed.hit = true;
-	errno = armed.error;
-	return true;
-}
-
-void *__real_mmap(void *, size_t, int, int, int, off_t);
-int __real_mprotect(void *, size_t, int);
-int __real_madvise(void *, size_t, int);
-void *__real_mremap(void *, size_t, size_t, int, ...);
-int __real_ftruncate(int, off_t);
-long __real_syscall(long, ...);
-ssize_t __real_getrandom(void *, size_t, unsigned);
-void *__wrap_mmap(void *, size_t, int, int, int, off_t);
-int __wrap_mprotect(void *, size_t, int);
-int __wrap_madvise(void *, size_t, int);
-void *__wrap_mremap(void *, size_t, size_t, int, ...);
-int __wrap_ftruncate(int, off_t);
-long __wrap_syscall(long, ...);
-ssize_t __wrap_getrandom(void *, size_t, unsigned);
-
-void *
-__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t off)
-{
-	return fails(MMAP) ? MAP_FAILED : __real_mmap(a, n, prot, flags, fd, off);
-}
-
-int
-__wrap_mprotect(void *a, size_t n, int prot)
-{
-	return fails(MPROTECT) ? -1 : __real_mprotect(a, n, prot);
-}
-
-int
-__wrap_madvise(void *a, size_t n, int what)
-{
-	return fails(MADVISE) ? -1 : __real_madvise(a, n, what);
-}
-
-void *
-__wrap_mremap(void *a, size_t n, size_t m, int flags, ...)
-{
-	va_list ap;
-	void *to;
-
-	va_start(ap, flags);
-	to = va_arg(ap, void *);
-	va_end(ap);
-	return fails(MREMAP) ? MAP_FAILED : __real_mremap(a, n, m, flags, to);
-}
-
-int
-__wrap_ftruncate(int fd, off_t n)
-{
-	return fails(FTRUNCATE) ? -1 : __real_ftruncate(fd, n);
-}
-
-long
-__wrap_syscall(long nr, ...)
-{
-	va_list ap;
-	long a, b, c;
-
-	va_start(ap, nr);
-	a = va_arg(ap, long);
-	b = va_arg(ap, long);
-	c = va_arg(ap, long);
-	va_end(ap);
-	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)) ||
-		(nr == SYS_mlock2 && fails(MLOCK2)) || (nr == SYS_munlock && fails(MUNLOCK)))
-		return -1;
-	return __real_syscall(nr, a, b, c);
-}
-
-ssize_t
-__wrap_getrandom(void *p, size_t n, unsigned flags)
-{
-	return fails(GETRANDOM) ? -1 : __real_getrandom(p, n, flags);
-}
 
 /* ------------------------------------------------------------- the scenario */
 

@@ -5,22 +5,13 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * Linked with --wrap of mmap, mprotect, madvise, mremap, ftruncate, syscall, getrandom, ioctl and
- * pthread_create, so that the library's own calls come here and nobody else's do.
+ * Linked with --wrap of ioctl and pthread_create too.
  */
+#include "injected.h"
 #include "keep.h"
 #include "marker.h"
 #include "smaps.h"
 #include <pthread.h>
-#include <stdarg.h>
-#include <sys/random.h>
-
-#ifndef SYS_memfd_secret
-#define SYS_memfd_secret 447
-#endif
-
-enum call { MMAP, MLOCK, MUNLOCK, MPROTECT, MADVISE, MREMAP, FTRUNCATE, MEMFD_SECRET, GETRANDOM,
-	THREAD, IOCTL, USERFAULTFD };
 
 static const struct injection {
 	const char *name;
@@ -28,7 +19,7 @@ static const struct injection {
 	int error;
 } INJECTIONS[] = {
 	{ "mmap", MMAP, ENOMEM }, { "mlock", MLOCK, ENOMEM }, { "mlock", MLOCK, EPERM },
-	{ "munlock", MUNLOCK, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
+	{ "mlock2", MLOCK2, ENOMEM }, 	{ "munlock", MUNLOCK, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
 	{ "mprotect", MPROTECT, EACCES }, { "madvise", MADVISE, EINVAL },
 	{ "madvise", MADVISE, ENOMEM }, { "mremap", MREMAP, ENOMEM },
 	{ "ftruncate", FTRUNCATE, ENOMEM }, { "memfd_secret", MEMFD_SECRET, EMFILE },
@@ -39,101 +30,10 @@ static const struct injection {
 enum { N_INJECTIONS = sizeof(INJECTIONS) / sizeof(INJECTIONS[0]), PLACES_MOST = 400 };
 enum { KEPT = 10, TOLD = 11, NO_SUCH_PLACE = 12 }; /* exit statuses */
 
-static struct {
-	enum call call;
-	int error;
-	long countdown; /* 1: the next one fails; 0: not armed */
-	int hit;
-} armed;
-
-static int
-fails(enum call c)
-{
-	if (armed.countdown == 0 || armed.call != c || --armed.countdown > 0)
-		return 0;
-	armed.hit = 1;
-	errno = armed.error;
-	return 1;
-}
-
-void *__real_mmap(void *, size_t, int, int, int, off_t);
-int __real_mprotect(void *, size_t, int);
-int __real_madvise(void *, size_t, int);
-void *__real_mremap(void *, size_t, size_t, int, ...);
-int __real_ftruncate(int, off_t);
-long __real_syscall(long, ...);
-ssize_t __real_getrandom(void *, size_t, unsigned);
 int __real_ioctl(int, unsigned long, ...);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-void *__wrap_mmap(void *, size_t, int, int, int, off_t);
-int __wrap_mprotect(void *, size_t, int);
-int __wrap_madvise(void *, size_t, int);
-void *__wrap_mremap(void *, size_t, size_t, int, ...);
-int __wrap_ftruncate(int, off_t);
-long __wrap_syscall(long, ...);
-ssize_t __wrap_getrandom(void *, size_t, unsigned);
 int __wrap_ioctl(int, unsigned long, ...);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-
-void *
-__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t off)
-{
-	return fails(MMAP) ? MAP_FAILED : __real_mmap(a, n, prot, flags, fd, off);
-}
-
-int
-__wrap_mprotect(void *a, size_t n, int prot)
-{
-	return fails(MPROTECT) ? -1 : __real_mprotect(a, n, prot);
-}
-
-int
-__wrap_madvise(void *a, size_t n, int what)
-{
-	return fails(MADVISE) ? -1 : __real_madvise(a, n, what);
-}
-
-void *
-__wrap_mremap(void *a, size_t n, size_t m, int flags, ...)
-{
-	va_list ap;
-	void *to;
-
-	va_start(ap, flags);
-	to = va_arg(ap, void *);
-	va_end(ap);
-	return fails(MREMAP) ? MAP_FAILED : __real_mremap(a, n, m, flags, to);
-}
-
-int
-__wrap_ftruncate(int fd, off_t n)
-{
-	return fails(FTRUNCATE) ? -1 : __real_ftruncate(fd, n);
-}
-
-long
-__wrap_syscall(long nr, ...)
-{
-	va_list ap;
-	long a, b, c;
-
-	va_start(ap, nr);
-	a = va_arg(ap, long);
-	b = va_arg(ap, long);
-	c = va_arg(ap, long);
-	va_end(ap);
-	if ((nr == SYS_memfd_secret && fails(MEMFD_SECRET)) || (nr == SYS_mlock && fails(MLOCK)) ||
-		(nr == SYS_mlock2 && fails(MLOCK)) || (nr == SYS_userfaultfd && fails(USERFAULTFD)) ||
-		(nr == SYS_munlock && fails(MUNLOCK)))
-		return -1;
-	return __real_syscall(nr, a, b, c);
-}
-
-ssize_t
-__wrap_getrandom(void *p, size_t n, unsigned flags)
-{
-	return fails(GETRANDOM) ? -1 : __real_getrandom(p, n, flags);
-}
 
 int
 __wrap_ioctl(int fd, unsigned long request, ...)

@@ -6,30 +6,21 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * Linked with --wrap of mmap, mprotect, madvise, mremap, open, openat, fallocate, ioctl and
- * syscall, so that the library's own calls come here and nobody else's do.
+ * Linked with --wrap of open, openat, fallocate and ioctl too.
  */
+#include "injected.h"
 #include "rooms.h"
 #include "fault/inside.h"
 #include "smaps.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <stdarg.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
-#ifndef SYS_memfd_secret
-#define SYS_memfd_secret 447
-#endif
 #ifndef UFFDIO_MOVE
 #define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, uint64_t[5])
 #endif
-
-enum call { MMAP, MREMAP, MEMFD_SECRET, MPROTECT, MADVISE, OPEN, OPENAT, FALLOCATE, USERFAULTFD,
-	REGISTER, MOVE, MLOCK2,
-	WRITE, READ };
 
 static const struct injection {
 	const char *name;
@@ -39,8 +30,8 @@ static const struct injection {
 	{ "mmap", MMAP, ENOMEM }, { "mremap", MREMAP, ENOMEM }, { "mremap", MREMAP, EAGAIN },
 	{ "memfd_secret", MEMFD_SECRET, ENOSYS }, { "mprotect", MPROTECT, ENOMEM },
 	{ "madvise", MADVISE, ENOMEM }, { "madvise", MADVISE, EINVAL },
-	{ "open", OPEN, EMFILE }, { "open", OPEN, EACCES }, { "openat", OPENAT, EOPNOTSUPP },
-	{ "openat", OPENAT, EMFILE }, { "fallocate", FALLOCATE, ENOSPC },
+	{ "open", OPEN_FILE, EMFILE }, { "open", OPEN_FILE, EACCES },
+	{ "openat", OPENAT, EOPNOTSUPP }, { "openat", OPENAT, EMFILE }, { "fallocate", FALLOCATE, ENOSPC },
 	{ "fallocate", FALLOCATE, EOPNOTSUPP }, { "fallocate", FALLOCATE, EINTR },
 	{ "userfaultfd", USERFAULTFD, EPERM }, { "UFFDIO_REGISTER", REGISTER, ENOMEM },
 	{ "UFFDIO_MOVE", MOVE, EBUSY }, { "mlock2", MLOCK2, ENOMEM }, { "pwritev", WRITE, EIO },
@@ -50,73 +41,16 @@ static const struct injection {
 enum { N_INJECTIONS = sizeof(INJECTIONS) / sizeof(INJECTIONS[0]), PLACES_MOST = 2000 };
 enum { BORNE = 10, NO_SUCH_PLACE = 11 }; /* exit statuses */
 
-static struct {
-	enum call call;
-	int error;
-	long countdown; /* 1: the next one fails; 0: not armed; -1: each one fails */
-	bool hit;
-} armed;
-
 static bool by_slots; /* userfaultfd is not there at all */
 
-static bool
-fails(enum call c)
-{
-	if (armed.countdown == 0 || armed.call != c || (armed.countdown > 0 && --armed.countdown))
-		return false;
-	armed.hit = true;
-	errno = armed.error;
-	return true;
-}
-
-void *__real_mmap(void *, size_t, int, int, int, off_t);
-int __real_mprotect(void *, size_t, int);
-int __real_madvise(void *, size_t, int);
-void *__real_mremap(void *, size_t, size_t, int, ...);
 int __real_open(const char *, int, ...);
 int __real_openat(int, const char *, int, ...);
 int __real_fallocate(int, int, off_t, off_t);
 int __real_ioctl(int, unsigned long, ...);
-long __real_syscall(long, ...);
-void *__wrap_mmap(void *, size_t, int, int, int, off_t);
-int __wrap_mprotect(void *, size_t, int);
-int __wrap_madvise(void *, size_t, int);
-void *__wrap_mremap(void *, size_t, size_t, int, ...);
 int __wrap_open(const char *, int, ...);
 int __wrap_openat(int, const char *, int, ...);
 int __wrap_fallocate(int, int, off_t, off_t);
 int __wrap_ioctl(int, unsigned long, ...);
-long __wrap_syscall(long, ...);
-
-void *
-__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t off)
-{
-	return fails(MMAP) ? MAP_FAILED : __real_mmap(a, n, prot, flags, fd, off);
-}
-
-int
-__wrap_mprotect(void *a, size_t n, int prot)
-{
-	return fails(MPROTECT) ? -1 : __real_mprotect(a, n, prot);
-}
-
-int
-__wrap_madvise(void *a, size_t n, int what)
-{
-	return fails(MADVISE) ? -1 : __real_madvise(a, n, what);
-}
-
-void *
-__wrap_mremap(void *a, size_t n, size_t m, int flags, ...)
-{
-	va_list ap;
-	void *to;
-
-	va_start(ap, flags);
-	to = va_arg(ap, void *);
-	va_end(ap);
-	return fails(MREMAP) ? MAP_FAILED : __real_mremap(a, n, m, flags, to);
-}
 
 int
 __wrap_open(const char *path, int flags, ...)
@@ -125,7 +59,7 @@ __wrap_open(const char *path, int flags, ...)
 		errno = EACCES;
 		return -1;
 	}
-	return fails(OPEN) ? -1 : __real_open(path, flags);
+	return fails(OPEN_FILE) ? -1 : __real_open(path, flags);
 }
 
 int
@@ -154,37 +88,29 @@ __wrap_ioctl(int fd, unsigned long what, ...)
 	return __real_ioctl(fd, what, arg);
 }
 
-static bool
-syscall_fails(long nr)
+/* As a disk that is full: half is written, and then nothing. */
+static long
+write_half(const long a[6])
 {
-	static const struct {
-		long nr;
-		enum call call;
-	} calls[] = { { SYS_memfd_secret, MEMFD_SECRET }, { SYS_userfaultfd, USERFAULTFD },
-		{ SYS_mlock2, MLOCK2 },
-		{ SYS_pwritev, WRITE }, { SYS_preadv, READ } };
+	struct iovec half = *(const struct iovec *)a[1];
 
-	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
-		if (calls[i].nr == nr)
-			return fails(calls[i].call);
-	return false;
+	half.iov_len /= 2;
+	armed.part = false;
+	return __real_syscall(SYS_pwritev, a[0], &half, 1L, a[3], a[4]);
 }
 
-long
-__wrap_syscall(long nr, ...)
+static bool
+done_here(long nr, const long a[6], long *answer)
 {
-	va_list ap;
-	long a[5];
-
-	va_start(ap, nr);
-	for (size_t i = 0; i < 5; i++)
-		a[i] = va_arg(ap, long);
-	va_end(ap);
 	if (by_slots && nr == SYS_userfaultfd) {
 		errno = EPERM;
-		return -1;
+		*answer = -1;
+		return true;
 	}
-	return syscall_fails(nr) ? -1 : __real_syscall(nr, a[0], a[1], a[2], a[3], a[4]);
+	if (nr != SYS_pwritev || !armed.part || armed.countdown != 1)
+		return false;
+	*answer = write_half(a);
+	return true;
 }
 
 /* ------------------------------------------------------------- the scenario */
@@ -415,6 +341,40 @@ START_TEST(a_disk_that_fails_is_EIO_and_nothing_is_lost)
 }
 END_TEST
 
+/* A page that is on its way to another key, and of which X has a half. */
+static void
+half_is_written(void *unused)
+{
+	enum { BYTES = 60 * 4096 };
+	struct secmalloc_config c = config();
+	unsigned char *p;
+
+	(void)unused;
+	MUST(secmalloc_init(&c) == 0);
+	p = secmalloc(BYTES);
+	MUST(p != NULL);
+	fill(p, BYTES, 1);
+	for (long place = 1; place < 20; place += 3) {
+		MUST(secmalloc_encrypt_all() == 0);
+		armed.call = WRITE;
+		armed.error = ENOSPC;
+		armed.countdown = place;
+		armed.part = true;
+		MUST_FAIL(EIO, -1, secmalloc_rekey());
+		MUST(armed.countdown == 0 && !armed.part);
+		MUST(filled(p, BYTES, 1) && stats_now().tampered == 0);
+	}
+	MUST(secmalloc_rekey() == 0 && secmalloc_encrypt_all() == 0);
+	MUST(stats_now().bytes_clear == 0 && filled(p, BYTES, 1));
+}
+
+START_TEST(a_page_of_which_half_is_written_is_not_lost)
+{
+	if (is_here(SM_MODE_SLOTS))
+		assert_exits_0(half_is_written, NULL);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- inheritance */
 
 static void
@@ -488,11 +448,13 @@ main(void)
 	Suite *s = suite_create("store, faults");
 	TCase *tc = add_case(s, "injected", 0);
 
+	special = done_here;
 	tcase_set_timeout(tc, 240);
 	tcase_add_loop_test(
 		tc, a_call_that_fails_is_an_errno_value_or_has_another_way, 0, N_INJECTIONS);
 	tcase_add_loop_test(tc, the_same_without_userfaultfd, 0, N_INJECTIONS);
 	tcase_add_test(tc, a_disk_that_fails_is_EIO_and_nothing_is_lost);
+	tcase_add_test(tc, a_page_of_which_half_is_written_is_not_lost);
 	tcase_add_test(tc, an_heir_reads_the_same_and_never_writes_to_its_parents_file);
 	return run(s);
 }

@@ -34,6 +34,45 @@ START_TEST(every_thread_is_another_user_without_capabilities_and_pages_still_ope
 }
 END_TEST
 
+/* Pages are locked by a user who may lock so much. */
+static void
+goes_on(const char *test, char *way, char *part)
+{
+	enum { ENOUGH = 4 << 20 };
+	char program[] = "run_ids";
+	char *argv[] = { program, way, part, NULL };
+	struct command c = { options, argv };
+	struct rlimit r;
+	struct outcome o;
+
+	if (!may_run(test))
+		return;
+	if (getrlimit(RLIMIT_MEMLOCK, &r) || r.rlim_cur < ENOUGH) {
+		printf("skipped: %s: RLIMIT_MEMLOCK is too low for who is not root\n", test);
+		return;
+	}
+	o = outcome_of(run_command, &c);
+	ck_assert_msg(o.status == 0, "status 0x%x: %s", (unsigned)o.status, o.text);
+}
+
+/* The device was opened by root, before. */
+START_TEST(its_children_and_theirs_go_on_as_that_user)
+{
+	char heirs[] = "heirs";
+
+	goes_on(__func__, ways[_i], heirs);
+}
+END_TEST
+
+/* Root has locked a pool as a whole, which is more than this user may lock. */
+START_TEST(it_has_more_pools_as_that_user)
+{
+	char more[] = "more";
+
+	goes_on(__func__, ways[_i], more);
+}
+END_TEST
+
 static void
 denied(void *argv)
 {
@@ -98,6 +137,8 @@ main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, every_thread_is_another_user_without_capabilities_and_pages_still_open,
 		0, 2);
+	tcase_add_loop_test(tc, its_children_and_theirs_go_on_as_that_user, 0, 2);
+	tcase_add_loop_test(tc, it_has_more_pools_as_that_user, 0, 2);
 	tcase_add_loop_test(tc, a_child_forked_then_says_why_it_cannot_be, 0, 2);
 	tcase_add_test(tc, what_setpriv_and_su_start_as_another_user_is_refused);
 	return run(s);

@@ -4,7 +4,8 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * run_ids WAY [child]: by setres* or by set*; then everything is looked at, and a child is forked.
+ * run_ids WAY [child | heirs | more]: by setres* or by set*; then everything is looked at, and a child
+ * is forked, or one that has a child, too, or memory is wanted that the privileged had not.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -32,11 +33,17 @@ ids_fail(const char *what, int line)
 	_exit(99);
 }
 
+static unsigned char
+pattern(size_t i)
+{
+	return (unsigned char)(i * 7 + (i >> 12));
+}
+
 static void
 is_whole(void)
 {
 	for (size_t i = 0; i < IDS_BYTES; i++)
-		IDS_MUST(heap[i] == (unsigned char)(i * 7 + (i >> 12)));
+		IDS_MUST(heap[i] == pattern(i));
 }
 
 static void
@@ -108,6 +115,71 @@ become_nobody(const char *way)
 	IDS_MUST(setuid(0) == -1);
 }
 
+/* Each sees what its parent had, and what one writes no other sees. */
+static void
+heirs(int generations)
+{
+	pid_t pid;
+	int status;
+
+	if (generations == 0)
+		return;
+	pid = fork();
+	if (pid == 0) {
+		is_whole();
+		IDS_MUST(threads_are_nobody() >= 2);
+		memset(heap, generations, IDS_BYTES);
+		for (size_t i = 0; i < IDS_BYTES; i++)
+			heap[i] = pattern(i);
+		heirs(generations - 1);
+		memset(heap, 0, IDS_BYTES);
+		_exit(7);
+	}
+	IDS_MUST(pid > 0 && waitpid(pid, &status, 0) == pid);
+	IDS_MUST(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	is_whole();
+}
+
+/* Of the mappings whose faults are watched: what is there is locked. */
+static void
+clear_pages_are_locked(void)
+{
+	unsigned long there = 0, locked = 0, all = 0;
+	char line[512];
+	FILE *f = fopen("/proc/self/smaps", "r");
+
+	IDS_MUST(f != NULL);
+	while (fgets(line, sizeof(line), f)) {
+		(void)sscanf(line, "Rss: %lu", &there);
+		(void)sscanf(line, "Locked: %lu", &locked);
+		if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " um")) {
+			IDS_MUST(there == locked);
+			all += there;
+		}
+	}
+	IDS_MUST(all > 0);
+	fclose(f);
+}
+
+/* Several pools. */
+static void
+more(void)
+{
+	enum { CHUNKS = 12 };
+	unsigned char *p[CHUNKS];
+
+	for (unsigned i = 0; i < CHUNKS; i++) {
+		IDS_MUST((p[i] = malloc(IDS_BYTES)) != NULL);
+		p[i][0] = 1;
+		clear_pages_are_locked();
+		memset(p[i], (int)i + 1, IDS_BYTES);
+	}
+	for (unsigned i = 0; i < CHUNKS; i++)
+		for (size_t k = 0; k < IDS_BYTES; k++)
+			IDS_MUST(p[i][k] == i + 1);
+	is_whole();
+}
+
 int
 main(int argc, char **argv)
 {
@@ -117,7 +189,7 @@ main(int argc, char **argv)
 
 	IDS_MUST(argc > 1 && (heap = malloc(IDS_BYTES)) != NULL);
 	for (size_t i = 0; i < IDS_BYTES; i++)
-		heap[i] = (unsigned char)(i * 7 + (i >> 12));
+		heap[i] = pattern(i);
 	become_nobody(argv[1]);
 	is_whole();
 	IDS_MUST(threads_are_nobody() >= 2);
@@ -126,6 +198,14 @@ main(int argc, char **argv)
 	IDS_MUST(waitpid(pid, &status, 0) == pid && status == 0);
 	if (argc < 3)
 		return 0;
+	if (strcmp(argv[2], "more") == 0) {
+		more();
+		return 0;
+	}
+	if (strcmp(argv[2], "heirs") == 0) {
+		heirs(3);
+		return 0;
+	}
 	pid = fork();
 	if (pid == 0) {
 		is_whole();

@@ -324,7 +324,7 @@ struct sm_host {
 	/* Likewise, of transparent mode: pages closed since start, the most that were clear. */
 	uint64_t (*_Atomic pages_closed)(void);
 	uint64_t (*_Atomic clear_bytes_most)(void);
-	_Atomic int descriptors[8]; /* ours, each + 1: the program is not to close them; 0: none */
+	_Atomic int descriptors[12]; /* ours, each + 1: the program is not to close them; 0: none */
 };
 extern struct sm_host sm_host;
 

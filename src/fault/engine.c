@@ -360,7 +360,7 @@ static int
 place(struct sm_span *s, size_t i, uint32_t f)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = s->locked ? 0 : sm_mover->lock(u, sm_engine.page_bytes);
+	int e = sm_engine_lock_page(s, u);
 
 	if (e)
 		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
@@ -441,11 +441,15 @@ sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
 			sm_engine.frames);
 	f = sm_engine.free[sm_engine.nfree - 1];
 	e = sm_engine_unseal(s, i, f, key);
-	if (e == 0)
-		e = sm_engine_seal(s, i, f, key);
 	if (e) {
 		sm_wipe(frame_at(f), sm_engine.page_bytes);
 		s->page[i] = kept;
+		return e;
+	}
+	e = sm_engine_seal(s, i, f, key);
+	if (e) { /* X has a part of it now, and the frame all */
+		sm_engine.nfree--;
+		(void)show(s, i, f);
 	}
 	return e;
 }

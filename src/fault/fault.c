@@ -132,6 +132,7 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 static void
 unlisten(int fd)
 {
+	sm_uffd_let_go();
 	if (fd >= 0) {
 		sm_host_let_go(fd);
 		close(fd);
@@ -160,6 +161,8 @@ serve_in(enum sm_mode m, int fd)
 		unlisten(fd);
 	} else if (fd >= 0) {
 		sm_host_keep(fd);
+		if (m == SM_MODE_THREAD && sm_config()->fork_keeps)
+			sm_uffd_keep();
 	}
 	return e;
 }

@@ -90,6 +90,7 @@ sm_fault_pause(void)
 	}
 	if (e == 0 && carries)
 		e = carry_all(&w.key);
+	(void)sm_engine_thin(false); /* the key for a child is locked here, too */
 	if (e == 0)
 		e = sm_store_before_fork();
 	atomic_store(&sm_engine.put_off, false);
@@ -222,6 +223,7 @@ sm_fault_undo(void)
 		sm_span_let_go(&sm_engine.spans[k]);
 	sm_store_stop();
 	sm_engine_stop();
+	sm_uffd_let_go();
 	sm_host_let_go(fd);
 	close(fd);
 	sm_fault_by = SM_MODE_NONE;

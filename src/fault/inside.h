@@ -41,6 +41,10 @@ void sm_span_let_go(struct sm_span *s);
 
 /** sm_uffd_open - a descriptor that serves U in this mode, or -1. The best there is comes first. */
 int sm_uffd_open(enum sm_mode mode);
+/** sm_uffd_keep, sm_uffd_let_go - what one is made from stays open, if this user may open it: for a
+ * child that is forked once the program has become another user */
+void sm_uffd_keep(void);
+void sm_uffd_let_go(void);
 /** sm_uffd_watch - a fault in these pages is told, from now on. An errno value. */
 int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);
@@ -204,8 +208,13 @@ int sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan
 /** sm_engine_unseal - from X to a frame. EBADMSG, EIO: it is zero. */
 int sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_carry - a page in X, sealed with another key, is sealed with this one. ENOMEM: no frame
- * is free; EBADMSG: it was tampered with, and stays as it was. */
+ * is free; EBADMSG: it was tampered with, and stays as it was. EIO: X took a part; it is clear. */
 int sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key);
+/** sm_engine_lock_page - a page that opens, if its span is not locked as a whole. An errno value. */
+int sm_engine_lock_page(const struct sm_span *s, void *u);
+/** sm_engine_thin - no span is locked as a whole any more, where they take most of what may be locked,
+ * or where it must be; false: nothing has changed, as that would be no help */
+bool sm_engine_thin(bool must);
 /** sm_engine_start - frames in P, for this descriptor. ENOMEM, EPERM, ENOTSUP. */
 int sm_engine_start(int fd);
 void sm_engine_stop(void);

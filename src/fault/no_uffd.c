@@ -9,6 +9,16 @@ sm_uffd_open(enum sm_mode mode)
 	return -1;
 }
 
+void
+sm_uffd_keep(void)
+{
+}
+
+void
+sm_uffd_let_go(void)
+{
+}
+
 int
 sm_uffd_watch(int fd, void *base, size_t bytes)
 {
@@ -41,6 +51,12 @@ sm_uffd_fill(int fd, void *to)
 {
 	(void)fd, (void)to;
 	return ENOTSUP;
+}
+
+void
+sm_uffd_empty(void *at)
+{
+	(void)at;
 }
 
 void
@@ -94,6 +110,6 @@ sm_uffd_unlock(void *base, size_t bytes)
 }
 
 const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
 const struct sm_mover sm_slots = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };

@@ -38,7 +38,36 @@ struct sm_uffdio_move {
 enum { MOVE_DONTWAKE = 1 };
 enum { LOOKS = 12, LOOKS_US = 100, LEFT_LEAST = 8, LEFT_MOST = 8192 };
 
-/* Full mode needs privilege, or a device that this user may open. */
+static int kept; /* the device + 1; 0: it is not kept */
+
+static int
+open_device(void)
+{
+	return open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+}
+
+void
+sm_uffd_keep(void)
+{
+	int fd = open_device();
+
+	if (fd < 0)
+		return;
+	kept = sm_os_raised(fd) + 1;
+	sm_host_keep(kept - 1);
+}
+
+void
+sm_uffd_let_go(void)
+{
+	if (!kept)
+		return;
+	sm_host_let_go(kept - 1);
+	close(kept - 1);
+	kept = 0;
+}
+
+/* Full mode needs privilege, or a device that this user may open, or that was kept. */
 static int
 open_any(bool full)
 {
@@ -49,11 +78,12 @@ open_any(bool full)
 	fd = (int)syscall(SYS_userfaultfd, flags);
 	if (fd >= 0)
 		return fd;
-	device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	device = kept ? kept - 1 : open_device();
 	if (device < 0)
 		return -1;
 	fd = ioctl(device, USERFAULTFD_IOC_NEW, flags);
-	close(device);
+	if (!kept)
+		close(device);
 	return fd;
 }
 
