@@ -47,7 +47,7 @@ from_fd(const struct sc_wish *w, struct sm_wire_ask *ask)
 	first = line_bytes(text, n);
 	if (w->command != SM_WIRE_PASSWD) {
 		good = put(text, first, ask->phrase, &ask->phrase_bytes);
-	} else if (first == n) {
+	} else if (first + 1 >= n) {
 		sc_say("--passphrase-fd %d: two lines are wanted, the old passphrase (empty: none)"
 		       " and the new one",
 			w->phrase_fd);
