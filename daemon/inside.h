@@ -213,6 +213,7 @@ struct sd {
 	int64_t deaf_until; /* no descriptors left: nobody is let in before */
 	uint32_t serial, ids;
 	bool locked; /* from LOCK on until all was told to unlock */
+	bool again; /* something has begun or ended: look once more before waiting */
 	bool ends, sandboxed;
 	struct sd_seal own, now; /* given at start or by passwd; of this lock */
 	struct sd_job job;

@@ -18,6 +18,7 @@ begin(enum sd_kind kind, struct sd_peer *asker)
 		.asker = asker,
 		.began = now,
 		.until = now + sd.o.deadline_ms };
+	sd.again = true;
 	if (asker)
 		asker->stage = SD_WORKED;
 }
@@ -113,7 +114,7 @@ sd_job_purge(struct sd_peer *asker)
 
 /* --------------------------------------------------------------------------- answers */
 
-/* It was late, and all is unlocked again: its keys go back at once. */
+/* It was late, and all is unlocked again, or about to be: its keys go back at once. */
 static void
 give_back(struct sd_peer *p, const struct sm_wire_message *m)
 {
@@ -172,7 +173,7 @@ sd_client_locked(struct sd_peer *p, struct sm_wire_message *m)
 		return;
 	if (m->locked.error)
 		cannot_lock(p, m->locked.error);
-	else if (sd.locked)
+	else if (sd.locked && sd.job.kind != SD_UNLOCK)
 		keep_parcel(p, m);
 	else
 		give_back(p, m);
@@ -266,6 +267,7 @@ finish(void)
 		hold(false);
 	}
 	sd.job = (struct sd_job){ 0 };
+	sd.again = true;
 	sd_answer(j.asker, bad ? ETIMEDOUT : 0, "%s", line);
 }
 

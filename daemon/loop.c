@@ -85,6 +85,8 @@ prepare(int64_t now)
 static int
 timeout(int64_t due, int64_t now)
 {
+	if (sd.again)
+		return 0;
 	if (due == 0)
 		return -1;
 	if (due <= now)
@@ -138,6 +140,7 @@ see_what_is_due(void)
 {
 	int64_t now = sd_now();
 
+	sd.again = false;
 	for (size_t i = 0; i < sd.n; i++) {
 		struct sd_peer *p = sd.peers[i];
 

@@ -33,7 +33,7 @@ end_all() {
 
 fail() {
 	echo "$name: $*" >&2
-	[ ! -f "$log" ] || sed 's/^/log: /' "$log" >&2
+	[ ! -f "$log" ] || tail -n 30 "$log" | sed 's/^/log: /' >&2
 	exit 1
 }
 
@@ -88,10 +88,11 @@ end() {
 
 # client MODE [NUMBER]: its words go to $dir/MODE.PID; sets $client
 client() {
-	"$build/tests/fake_client" "$socket" "$@" >"$dir/new" 2>&1 &
+	# shellcheck disable=SC2016 # for the inner shell
+	sh -c 'to=$1; shift; exec "$@" >"$to.$$" 2>&1' client "$dir/$1" \
+		"$build/tests/fake_client" "$socket" "$@" &
 	client=$!
 	pids="$pids $client"
-	mv "$dir/new" "$dir/$1.$client"
 }
 
 # good N: clients that have been let in; sets $clients

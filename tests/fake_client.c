@@ -218,17 +218,21 @@ stay(void)
 		next();
 }
 
-/* Locks itself so many ms late. */
+/* Locks itself so many ms late, each time. */
 static void
 late(void)
 {
-	uint32_t serial = until_lock();
-
-	usleep((useconds_t)number * 1000);
-	lock(serial);
+	hello();
 	for (;;) {
 		next();
-		answer();
+		if (m.head.type == SM_WIRE_LOCK) {
+			uint32_t serial = m.head.serial;
+
+			usleep((useconds_t)number * 1000);
+			lock(serial);
+		} else {
+			answer();
+		}
 	}
 }
 

@@ -85,7 +85,7 @@ for policy in die carry-on; do
 		good 3
 		ctl lock >/dev/null
 		kill -STOP "$client"
-		unlock &
+		unlock secret &
 		pids="$pids $!"
 		for pid in $clients; do
 			[ "$pid" = "$client" ] || await 5 grep -q unlocked "$dir/good.$pid"
