@@ -11,6 +11,8 @@ state_of(const struct sd_peer *p)
 {
 	switch (p->stage) {
 	case SD_OPEN:
+		if (p->tally.state == SM_WIRE_IS_PURGED) /* by itself */
+			return SM_WIRE_IS_PURGED;
 		return p->count_serial ? SM_WIRE_BUSY : SM_WIRE_OPEN;
 	case SD_LOCKED:
 		return SM_WIRE_IS_LOCKED;
