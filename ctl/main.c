@@ -124,6 +124,7 @@ talk(const struct sc_wish *w, struct sm_wire_message *m)
 		return SC_FAILED;
 	(void)ask(fd, m); /* if it failed, there is no answer either */
 	sm_wipe(m, sizeof(*m));
+	sm_wipe_traces(); /* memcpy leaves passphrases in the vector registers */
 	if (w->command == SM_WIRE_STATUS)
 		sc_show_begin(w->json);
 	return hear(fd, w, m) ? SC_FAILED : tell(w, &m->answer);

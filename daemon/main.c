@@ -13,6 +13,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifndef SD_WITHOUT /* protections that a test does without, to see what it would not */
+#define SD_WITHOUT 0
+#endif
+
 struct sd sd = { .listener = -1, .signals = -1 };
 
 static char place[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* of the socket, if it is ours */
@@ -42,7 +46,10 @@ sd_doom(const char *why)
 static void
 start_library(void)
 {
-	if (secmalloc_init(NULL)) {
+	struct secmalloc_config c = SECMALLOC_CONFIG_INIT;
+
+	c.without = SD_WITHOUT;
+	if (secmalloc_init(&c)) {
 		sd_log(LOG_ERR, "%s", secmalloc_error());
 		exit(1);
 	}

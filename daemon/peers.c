@@ -235,8 +235,10 @@ sd_peer_send(struct sd_peer *p, struct sm_wire_message *m)
 		queue(p, m);
 	else if (e)
 		sd_peer_lose(p, e == EPIPE || e == ECONNRESET ? NULL : strerror(e));
-	if (has_parcel(m))
+	if (has_parcel(m)) {
 		sm_wipe(m, sizeof(*m));
+		sm_wipe_traces(); /* memcpy leaves keys in the vector registers */
+	}
 }
 
 void

@@ -6,7 +6,7 @@
  *
  * One thing at a time is told to the clients, and one passphrase at a time is tried; who asks
  * meanwhile waits for his turn. A wrong passphrase bars all others for a while that grows, whoever
- * comes with them; a lock or a purge that needs none is never barred.
+ * comes with them; a lock or a purge is never barred.
  */
 #include "inside.h"
 
@@ -47,6 +47,7 @@ sd_question_take(struct sd_peer *p, const struct sm_wire_message *m)
 		return;
 	}
 	memcpy(p->ask, m, sizeof(*m));
+	sm_wipe_traces();
 	secmalloc_encrypt(p->ask);
 }
 
@@ -274,7 +275,7 @@ start(struct sd_peer *p, int64_t now)
 		sd_job_lock(p, &sd.own);
 		return true;
 	}
-	if (sd.phrase || now < sd.barred_until)
+	if (sd.phrase || (a->command != SM_WIRE_DO_LOCK && now < sd.barred_until))
 		return false;
 	begin_phrase(p);
 	return true;

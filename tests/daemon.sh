@@ -74,8 +74,27 @@ begin() {
 		--passphrase-fd 0 "$@" <"$dir/phrase" 2>>"$log" &
 	daemon=$!
 	await 10 grep -q ready "$log"
-	watcher=$(pgrep -P "$daemon")
+	watcher=$(children "$daemon")
 	[ -n "$watcher" ] || fail "there is no watcher"
+}
+
+# children PID
+children() {
+	sed -n "/^Pid:/h; /^PPid:[[:space:]]*$1\$/{g; s/.*[[:space:]]//p; }" /proc/[0-9]*/status \
+		2>/dev/null || :
+}
+
+# in_background PROGRAM: the daemon that has no parent any more; sets $daemon and $watcher
+in_background() {
+	daemon=''
+	for file in /proc/[0-9]*/cmdline; do
+		{ tr '\0' ' ' <"$file"; } 2>/dev/null | grep -q "$1 --socket $socket " || continue
+		pid=${file#/proc/}
+		watcher=$(children "${pid%/*}")
+		[ -z "$watcher" ] || daemon=${pid%/*}
+	done
+	[ -n "$daemon" ] || fail "$1 is not in the background"
+	watcher=$(children "$daemon")
 }
 
 # end: the daemon, in order

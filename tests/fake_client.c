@@ -186,9 +186,21 @@ answer(void)
 	}
 }
 
+/* Keys that a scanner of memory can look for. */
+static void
+tell_keys(void)
+{
+	char hex[2 * KEYS_BYTES + 1];
+
+	for (size_t i = 0; i < KEYS_BYTES; i++)
+		snprintf(hex + 2 * i, 3, "%02x", keys[i]);
+	dprintf(STDOUT_FILENO, "keys %s\n", hex);
+}
+
 static void
 good(void)
 {
+	tell_keys();
 	hello();
 	for (;;) {
 		next();
@@ -234,6 +246,21 @@ late(void)
 			answer();
 		}
 	}
+}
+
+/* Run by root: connects as the user of that number, and becomes root again. */
+static void
+escape(void)
+{
+	if (seteuid((uid_t)number))
+		exit(9);
+	connect_it();
+	hello();
+	next();
+	answer();
+	if (seteuid(0))
+		exit(9);
+	stay();
 }
 
 static void
@@ -313,6 +340,8 @@ one(void)
 	static const char *const later[] = { "leave", "hangup", "stop", "error", "forked", "wrong",
 		"replay", "mute" };
 
+	if (strcmp(mode, "escape") == 0)
+		escape();
 	connect_it();
 	getrandom(keys, sizeof(keys), 0);
 	memcpy(kept, keys, sizeof(keys));

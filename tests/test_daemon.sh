@@ -73,7 +73,7 @@ end
 "$build/tests/quick_daemon" --socket "$socket" --no-passphrase </dev/null 2>>"$log" ||
 	fail "not to the background"
 ctl status | grep -q 'passphrase none' || fail "status in the background"
-daemon=$(pgrep -f "quick_daemon --socket $socket" | head -n 1)
+in_background quick_daemon
 kill -TERM "$daemon"
 await 5 is_gone "$daemon"
 daemon=''
@@ -203,7 +203,7 @@ fi
 # Once as it is installed, with Argon2id in earnest.
 echo secret | "$build/secmallocd" --socket "$socket" --passphrase-fd 0 || fail "the real one"
 good 2
-daemon=$(pgrep -f "secmallocd --socket $socket" | head -n 1)
+in_background secmallocd
 ctl lock >/dev/null
 try 'not the passphrase' unlock wrong
 unlock

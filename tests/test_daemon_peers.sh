@@ -116,6 +116,28 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
 	chmod 700 "$dir" "$dir/run"
 	ctl status | grep -q '^open: 0 clients' || fail "another user is a client"
 	end
+
+	# One that becomes another user, whom we cannot kill: here the daemon is the lesser one.
+	mkdir "$dir/lesser"
+	chown 65534 "$dir/lesser"
+	chmod 700 "$dir/lesser"
+	chmod 711 "$dir"
+	chmod 666 "$log"
+	own_socket=$socket socket=$dir/lesser/daemon
+	setpriv --reuid 65534 --regid 65534 --clear-groups "$build/tests/quick_daemon" -f \
+		--socket "$socket" --passphrase-fd 0 --deadline 500 <"$dir/phrase" 2>>"$log" &
+	daemon=$!
+	await 10 test -S "$socket"
+	client escape 65534
+	await 5 grep -q welcome "$dir/escape.$client"
+	setpriv --reuid 65534 --regid 65534 --clear-groups "$build/secmallocctl" \
+		--socket "$socket" lock >"$dir/answer" 2>&1 && fail "an escape went unnoticed"
+	grep -q '0 killed, 1 late' "$dir/answer" || fail "escape: $(cat "$dir/answer")"
+	grep -q 'is out of reach' "$log" || fail "the log does not know of the escape"
+	kill -TERM "$daemon"
+	wait "$daemon" || :
+	daemon='' socket=$own_socket
+	kill -9 "$client" 2>/dev/null || : # it has lost its daemon
 fi
 
 # Many.
