@@ -102,7 +102,7 @@ check_includes() {
 
 # A function starts at a brace in the first column and ends at the next one there.
 check_sizes() {
-	find src include tests examples bench preload -type f -name '*.[ch]' 2>/dev/null | sort >"$list"
+	find src include tests examples bench preload daemon ctl -type f -name '*.[ch]' 2>/dev/null | sort >"$list"
 	while read -r path; do
 		awk -v path="$path" '
 		/^{/ { start = NR }

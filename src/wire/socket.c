@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -76,6 +77,25 @@ new_socket(int flags, int *fd)
 	return *fd < 0 ? errno : 0;
 }
 
+/* Of two that find a stale socket at the same time, the second must find the first's. */
+static int
+lock_folder(const struct sockaddr_un *a, int *guard)
+{
+	char folder[sizeof(a->sun_path)];
+	int e = 0;
+
+	memcpy(folder, a->sun_path, sizeof(folder));
+	*strrchr(folder, '/') = 0;
+	*guard = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*guard < 0)
+		return errno;
+	if (flock(*guard, LOCK_EX)) {
+		e = errno;
+		close(*guard);
+	}
+	return e;
+}
+
 /* Nobody listens there: the socket of a daemon that was killed. */
 static int
 is_stale(const struct sockaddr_un *a, bool *stale)
@@ -130,21 +150,15 @@ sm_wire_adopt(int fd)
 	return 0;
 }
 
-int
-sm_wire_listen(const char *path, int *fd)
+static int
+listen_at(const struct sockaddr_un *a, int *fd)
 {
-	struct sockaddr_un a;
-	int e = address_of(path, &a);
+	int e = new_socket(SOCK_NONBLOCK, fd);
 
-	*fd = -1;
-	if (e == 0)
-		e = own_folder(&a);
-	if (e == 0)
-		e = new_socket(SOCK_NONBLOCK, fd);
 	if (e)
 		return e;
-	e = bind_at(*fd, &a);
-	if (e == 0 && (chmod(a.sun_path, S_IRUSR | S_IWUSR) || listen(*fd, BACKLOG)))
+	e = bind_at(*fd, a);
+	if (e == 0 && (chmod(a->sun_path, S_IRUSR | S_IWUSR) || listen(*fd, BACKLOG)))
 		e = errno;
 	if (e == 0)
 		e = sm_wire_adopt(*fd);
@@ -152,6 +166,24 @@ sm_wire_listen(const char *path, int *fd)
 		close(*fd);
 		*fd = -1;
 	}
+	return e;
+}
+
+int
+sm_wire_listen(const char *path, int *fd)
+{
+	struct sockaddr_un a;
+	int guard, e = address_of(path, &a);
+
+	*fd = -1;
+	if (e == 0)
+		e = own_folder(&a);
+	if (e == 0)
+		e = lock_folder(&a, &guard);
+	if (e)
+		return e;
+	e = listen_at(&a, fd);
+	close(guard);
 	return e;
 }
 
