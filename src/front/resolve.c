@@ -118,6 +118,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
 	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
 	out->store_dir = asked->store_dir;
+	out->daemon = asked->daemon;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;
