@@ -28,8 +28,8 @@ sm_front_copy_config(const struct secmalloc_config *c, struct secmalloc_config *
 	*out = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	if (!c)
 		return 0;
-	if (c->struct_size < FIRST_CONFIG_BYTES)
-		return sm_fail(EINVAL, "struct_size %zu is too small: start from "
+	if (c->struct_size != FIRST_CONFIG_BYTES && c->struct_size < sizeof(*out))
+		return sm_fail(EINVAL, "struct_size %zu fits no version: start from "
 				       "SECMALLOC_CONFIG_INIT", c->struct_size);
 	for (size_t i = sizeof(*out); i < c->struct_size; i++)
 		if (((const unsigned char *)c)[i])
