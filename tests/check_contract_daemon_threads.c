@@ -5,7 +5,7 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  */
-#include "daemon.h"
+#include "daemon_scan.h"
 #include "transparent.h"
 #include <poll.h>
 #include <pthread.h>
@@ -13,7 +13,7 @@
 #include <time.h>
 
 enum { CYCLES = 200, BYTES = 3000 };
-enum { BY_SLOTS = 3 };
+enum { BY_SLOTS = 3, SCANS = 40 };
 
 static struct fake fake;
 static atomic_bool over;
@@ -274,6 +274,79 @@ START_TEST(threads_come_through_with_transparent_pages)
 }
 END_TEST
 
+/* ------------------------------------------------------------ what is left */
+
+static void *
+opens_and_closes(void *marker)
+{
+	unsigned char *q = secmalloc(SMALL);
+	const unsigned seed = (unsigned)(uintptr_t)marker;
+
+	plant(q, SMALL, seed);
+	while (!over) {
+		MUST(secmalloc_encrypt(q) == 0);
+		MUST(secmalloc_decrypt(q) == 0);
+		turns++;
+	}
+	MUST(planted(q, SMALL, seed));
+	return NULL;
+}
+
+static void
+works_with_keys(void *arg)
+{
+	const int *how = arg; /* flags, mode */
+	struct secmalloc_config c = how[1] ? transparent_config(64) : daemon_config();
+	pthread_t t[4];
+
+	c.daemon = here.path;
+	c.without = SECMALLOC_HIDDEN;
+	c.flags |= (unsigned)how[0];
+	if (how[1] == BY_SLOTS)
+		forbid_uffd();
+	MUST(secmalloc_init(&c) == 0 && stats_now().mode == (unsigned)how[1]);
+	plant_control();
+	for (size_t n = 0; n < 4; n++)
+		thread(&t[n], opens_and_closes, (void *)n);
+	say_there();
+	await_word();
+	over = true;
+	for (int n = 0; n < 4; n++)
+		MUST(pthread_join(t[n], NULL) == 0);
+	MUST(secmalloc_term() == 0);
+}
+
+/* Wherever the signal finds them: registers with a key in them go to the stack with it. */
+START_TEST(no_thread_leaves_a_key_or_a_secret_on_its_stack)
+{
+	static const int ways[][2] = { { 0, 0 }, { SECMALLOC_KEY_RESIDENT, 0 },
+		{ SECMALLOC_KEY_RESIDENT, BY_THREAD }, { 0, BY_SLOTS } };
+	int how[2] = { ways[_i][0], ways[_i][1] };
+	struct program g;
+	struct sight s;
+	struct peer p;
+
+	if (!may_drop(__func__) || (how[1] == BY_THREAD && !mode_is_here(BY_THREAD)))
+		return;
+	fake_begin(&fake, &g, works_with_keys, how);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	for (int i = 0; i < SCANS; i++) {
+		ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+		(void)fake_count(&p); /* by then it has wiped what it sent */
+		s = look_into(g.pid, &p.keys);
+		ck_assert_uint_eq(s.control, 1);
+		ck_assert_msg(s.key == 0 && s.hoard == 0, "scan %d: %u keys, %u secrets", i, s.key,
+			s.hoard);
+		ck_assert_int_eq(fake_unlock(&p), 0);
+		usleep((useconds_t)(i * 131 % 1000));
+	}
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
 /* -------------------------------------------------------- who does not come */
 
 static void *
@@ -466,6 +539,9 @@ main(void)
 	tcase_add_loop_test(tc, threads_anywhere_come_through_many_cycles, 0, 2);
 	tcase_add_loop_test(tc, threads_come_through_with_transparent_pages, BY_THREAD,
 		BY_SLOTS + 1);
+	tc = add_case(s, "left", 0);
+	tcase_add_checked_fixture(tc, open_fake, close_fake);
+	tcase_add_loop_test(tc, no_thread_leaves_a_key_or_a_secret_on_its_stack, 0, 4);
 	tc = add_case(s, "missed", 0);
 	tcase_add_checked_fixture(tc, open_fake, close_fake);
 	tcase_add_test(tc, one_that_cannot_be_stopped_is_said_so_and_all_goes_on);
