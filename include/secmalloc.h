@@ -167,6 +167,8 @@ struct secmalloc_config {
 	 *  not call the library (secmalloc_purge excepted).  It may leave with _exit. */
 	void (*on_fault)(enum secmalloc_fault kind, const void *ptr, void *arg);
 	void *fault_arg;
+	/** Where secmallocd(8) listens (copied); "": its default place.  See The daemon.  NULL: none. */
+	const char *daemon;
 };
 
 #define SECMALLOC_CONFIG_INIT { .struct_size = sizeof(struct secmalloc_config) }

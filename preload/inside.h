@@ -46,6 +46,8 @@ struct sm_options {
 	unsigned mode;	    /* the weakest that will do: secmalloc_stats.mode */
 	long stats_pid;	    /* whose end is worth a line; 0: nobody's */
 	const char *store;  /* NULL: in memory */
+	bool has_daemon;
+	char daemon[128]; /* where it listens; "": in its default place */
 };
 
 /** sm_options_read - false: not to be understood */

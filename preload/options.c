@@ -1,10 +1,12 @@
 /*
- * options.c - what the launcher asks for: clear=BYTES,reseal=MS,mode=NAME,stats=PID,store=DIR
+ * options.c - what the launcher asks for:
+ *	clear=BYTES,reseal=MS,mode=NAME,stats=PID,daemon=PATH,store=DIR
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * store comes last, as a path may have a comma in it. Nothing is copied: the variable stays.
+ * store comes last, as a path may have a comma in it; a daemon's has none. No other text is copied:
+ * the variable stays.
  */
 #include "inside.h"
 
@@ -54,6 +56,21 @@ mode_name(const char *text, unsigned *out)
 	return NULL;
 }
 
+/* After the path, or NULL: it is too long. */
+static const char *
+daemon_path(const char *text, struct sm_options *o)
+{
+	size_t n = 0;
+
+	for (; *text && *text != ','; text++) {
+		if (n == sizeof(o->daemon) - 1)
+			return NULL;
+		o->daemon[n++] = *text;
+	}
+	o->has_daemon = true;
+	return text;
+}
+
 /* After one option, or NULL. */
 static const char *
 option(const char *text, struct sm_options *o)
@@ -63,6 +80,8 @@ option(const char *text, struct sm_options *o)
 
 	if ((value = skip(text, "mode=")))
 		return mode_name(value, &o->mode);
+	if ((value = skip(text, "daemon=")))
+		return daemon_path(value, o);
 	if ((value = skip(text, "clear="))) {
 		value = number(value, PTRDIFF_MAX, &n);
 		o->clear_bytes = (size_t)n;

@@ -100,6 +100,7 @@ start(void)
 	c.clear_limit = options.clear_bytes;
 	c.reseal_ms = options.reseal_ms;
 	c.store_dir = options.store;
+	c.daemon = options.has_daemon ? options.daemon : NULL;
 	sm_host.unaware = true;
 	if (secmalloc_init(&c))
 		refuse(secmalloc_error(), "");

@@ -176,6 +176,12 @@ START_TEST(a_struct_of_another_size_is_understood_or_refused)
 	assert_refused(&u.c, EINVAL);
 	u.c.struct_size = sizeof(u.c) - 1;
 	assert_refused(&u.c, EINVAL);
+	u.c.struct_size = offsetof(struct secmalloc_config, daemon) - 1;
+	assert_refused(&u.c, EINVAL);
+	u.c.daemon = "/nowhere/at/all"; /* of a program that knows no such field: whatever lies there */
+	u.c.struct_size = offsetof(struct secmalloc_config, daemon);
+	assert_accepted(&u.c);
+	u.c.daemon = NULL;
 	u.c.struct_size = sizeof(u.c) + 1;
 	assert_accepted(&u.c);
 	u.c.struct_size = sizeof(u);

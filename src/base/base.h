@@ -142,6 +142,20 @@ sm_lock_release(struct sm_lock *l, enum sm_rank rank)
 	atomic_store_explicit(&l->word, 0, memory_order_release);
 }
 
+/** sm_lock_try - take it if it is free */
+static inline bool
+sm_lock_try(struct sm_lock *l, enum sm_rank rank)
+{
+	if (atomic_exchange_explicit(&l->word, 1, memory_order_acquire) != 0)
+		return false;
+#ifdef SM_CHECKING
+	sm_lock_note_taken(rank);
+#else
+	(void)rank;
+#endif
+	return true;
+}
+
 /** sm_lock_take_also - one of the rank that this thread took last, further on in a fixed order */
 static inline void
 sm_lock_take_also(struct sm_lock *l)
@@ -195,6 +209,7 @@ struct sm_config {
 	bool transparent;
 	size_t clear_bytes; /* transparent: what may be clear at once */
 	const char *store_dir; /* transparent: a copy of ours; NULL: memory */
+	const char *daemon; /* where it listens, a copy of ours; NULL: there is none */
 	bool fork_keeps; /* a child has a copy of what there is */
 	void (*on_fault)(enum secmalloc_fault, const void *, void *);
 	void *fault_arg;
@@ -235,6 +250,7 @@ enum sm_state {
 	SM_UP,
 	SM_LOCKED,  /* closed by secmalloc_lock, or about to be */
 	SM_FORKING, /* calls wait until a fork is over */
+	SM_HALTED,  /* the daemon has the keys: calls wait until it gives them back */
 	SM_PURGED = 8
 };
 extern _Atomic unsigned sm_state;
@@ -262,25 +278,53 @@ sm_barred(void)
 	return s == SM_LOCKED || s & SM_PURGED;
 }
 
-/** sm_forking - calls wait for a fork */
+/** sm_waiting - calls wait, for a fork or for the daemon; a purge ends only the latter */
 static inline bool
-sm_forking(void)
+sm_waiting(void)
 {
-	return (atomic_load_explicit(&sm_state, memory_order_acquire) & ~(unsigned)SM_PURGED) ==
-		SM_FORKING;
+	unsigned s = atomic_load_explicit(&sm_state, memory_order_acquire);
+
+	return (s & ~(unsigned)SM_PURGED) == SM_FORKING || s == SM_HALTED;
 }
 
 /** sm_state_change - from one to the other. ECANCELED: purged meanwhile. */
 int sm_state_change(enum sm_state from, enum sm_state to);
 
-/** sm_gate_open - from this state to SM_UP: calls may come in. ECANCELED: purged. */
+/** sm_gate_open - from this state to SM_UP: calls may come in. ECANCELED: purged, nobody waits. */
 int sm_gate_open(enum sm_state from);
 
 /** sm_gate_shut - from SM_UP to this state: none may come in. ECANCELED: purged. */
 int sm_gate_shut(enum sm_state to);
 
-/** sm_gate_await - if a fork is under way, until it is over; holding no lock */
+/** sm_gate_await - if calls wait, until they need not; holding no lock */
 SM_COLD void sm_gate_await(void);
+
+/** How deep this thread is in calls of the library. */
+struct sm_inside {
+	volatile unsigned depth;
+	volatile bool owes; /* it is to wait on its way out; written by a signal handler too */
+};
+extern SM_TLS struct sm_inside sm_inside;
+/** Handed in by front: wait until all may go on, as long as that takes. NULL: nobody waits so. */
+extern void (*_Atomic sm_inside_park)(void);
+SM_COLD void sm_inside_pay(void);
+
+/** sm_come, sm_go - around each call: in between no signal of ours stops the thread */
+static inline void
+sm_come(void)
+{
+	sm_inside.depth++;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void
+sm_go(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	sm_inside.depth--;
+	if (!SM_LIKELY(!sm_inside.owes))
+		sm_inside_pay();
+}
 
 /** sm_state_refuse - note why nothing goes. ECANCELED: purged; EACCES: locked. */
 SM_COLD int sm_state_refuse(void);
@@ -324,7 +368,7 @@ struct sm_host {
 	/* Likewise, of transparent mode: pages closed since start, the most that were clear. */
 	uint64_t (*_Atomic pages_closed)(void);
 	uint64_t (*_Atomic clear_bytes_most)(void);
-	_Atomic int descriptors[12]; /* ours, each + 1: the program is not to close them; 0: none */
+	_Atomic int descriptors[20]; /* ours, each + 1: the program is not to close them; 0: none */
 };
 extern struct sm_host sm_host;
 

@@ -3,6 +3,8 @@
 #include <errno.h>
 
 _Atomic unsigned sm_state;
+SM_TLS struct sm_inside sm_inside;
+void (*_Atomic sm_inside_park)(void);
 static _Atomic unsigned purgers;
 
 int
@@ -16,14 +18,16 @@ sm_state_change(enum sm_state from, enum sm_state to)
 	return sm_state_refuse();
 }
 
-/* A purge may have shut it between the two steps. */
+/* A purge may have shut it between the two steps; or before, and then whoever waits must see that
+ * it is for nothing. */
 int
 sm_gate_open(enum sm_state from)
 {
-	int e = sm_state_change(from, SM_UP);
+	unsigned seen = (unsigned)from | SM_PURGED;
 
-	if (e)
-		return e;
+	if (atomic_compare_exchange_strong(&sm_state, &seen, SM_UP | SM_PURGED) ||
+		sm_state_change(from, SM_UP))
+		return sm_state_refuse();
 	atomic_store(&sm_config_up, sm_config());
 	if (!sm_purged())
 		return 0;
@@ -46,8 +50,26 @@ sm_gate_await(void)
 {
 	unsigned turn = 0;
 
-	while (sm_forking())
-		sm_rest(&turn);
+	while (sm_waiting()) {
+		void (*park)(void) = atomic_load(&sm_inside_park);
+
+		if (park && sm_state_is(SM_HALTED))
+			park();
+		else
+			sm_rest(&turn);
+	}
+}
+
+void
+sm_inside_pay(void)
+{
+	void (*park)(void) = atomic_load(&sm_inside_park);
+
+	if (sm_inside.depth > 0)
+		return;
+	sm_inside.owes = false; /* who comes now finds this thread outside */
+	if (park)
+		park();
 }
 
 int

@@ -178,7 +178,7 @@ sm_cipher_limit(void)
 SM_NOINLINE void
 sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES])
 {
-	SM_GAP;
+	SM_GAP_DEEP;
 
 	SM_GAP_OPEN();
 	chosen->expand(state, key);
@@ -225,9 +225,15 @@ sm_cipher_open(const void *state, const struct sm_message *m)
 {
 	struct whole w;
 	struct sm_raw r = raw(m, &w);
+	int e;
 
 	memcpy(w.tag, m->tag, SM_TAG_BYTES);
 	if (chosen->tag_bytes > SM_TAG_BYTES)
 		memcpy(w.tag + SM_TAG_BYTES, m->tag_rest, SM_TAG_REST_BYTES);
-	return m->scrap ? open_scrap(chosen, state, &r) : open_raw(chosen, state, &r);
+	if (m->scrap)
+		return open_scrap(chosen, state, &r);
+	e = open_raw(chosen, state, &r);
+	if (m->traces == SM_TRACES_LENT && m->n <= SHORT_BYTES)
+		sm_wipe_traces(); /* expanding the key left some where the copy was, and is not full */
+	return e;
 }

@@ -108,6 +108,7 @@ sm_engine_leave(struct sm_work *w)
 {
 	sm_engine_let_go();
 	sm_key_return(&w->key);
+	sm_wipe_traces(); /* there may have been no cipher call */
 	sm_locks_unshelve(&w->shelf);
 }
 

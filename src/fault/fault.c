@@ -342,6 +342,17 @@ range_of(const void *ptr, size_t n)
 	return r;
 }
 
+/* For calls: while the daemon has the keys they wait, as whoever touches a page does. */
+static int
+begin(struct sm_work *w)
+{
+	int e;
+
+	while ((e = sm_engine_begin(w)) == EACCES && !sm_barred())
+		sm_gate_await();
+	return e;
+}
+
 int
 sm_fault_close(void *ptr, size_t n)
 {
@@ -354,7 +365,7 @@ sm_fault_close(void *ptr, size_t n)
 
 	if (to <= from)
 		return 0;
-	e = sm_engine_begin(&w);
+	e = begin(&w);
 	if (e)
 		return e;
 	r = range_of((void *)from, to - from);
@@ -377,7 +388,7 @@ open_range(void *ptr, size_t n, bool hold)
 {
 	struct sm_work w;
 	struct range r;
-	int e = sm_engine_begin(&w);
+	int e = begin(&w);
 
 	if (e)
 		return e;
@@ -427,7 +438,7 @@ int
 sm_fault_close_all(void)
 {
 	struct sm_work w;
-	int e = sm_engine_begin(&w);
+	int e = begin(&w);
 
 	if (e)
 		return e;

@@ -11,7 +11,7 @@
 #ifndef SM_FAULT_H
 #define SM_FAULT_H
 
-#include "base/base.h"
+#include "os/os.h"
 
 /** Who serves a fault: secmalloc_stats.mode. */
 enum sm_mode {
@@ -112,6 +112,11 @@ int sm_fault_carry(void);
 int sm_fault_lock(void);
 void sm_fault_unlock(void);
 
+/** sm_fault_halt, sm_fault_unhalt - the same, held pages too; and they are open again. The second
+ * returns as sm_fault_open. */
+int sm_fault_halt(void);
+int sm_fault_unhalt(void);
+
 /**
  * sm_fault_pause, sm_fault_resume - around a fork, in the thread that forks and keeps all else still
  *
@@ -139,5 +144,28 @@ bool sm_fault_watches(const void *at);
 
 /** sm_fault_close_all - every page that is not held. As sm_fault_close. */
 int sm_fault_close_all(void);
+
+/* ------------------------------------------- a thread that libc does not know */
+
+/*
+ * Where even the C library's data lies in U, one of its threads would wait for itself before it
+ * serves anything.  This one has a stack and variables of its own, starts with no signal, and may
+ * use nothing that allocates, prints or knows of a locale.  It goes when the program does.
+ */
+struct sm_raw {
+	void *reserved;
+	size_t reserved_bytes;
+	struct sm_area area; /* above a guard: the stack, and the thread's variables */
+	_Atomic uint32_t tid; /* the kernel makes it 0 once the stack is left for good */
+};
+
+/** sm_raw_here - there are such threads on this machine */
+bool sm_raw_here(void);
+/** sm_raw_start - run this there, if they are here. As sm_os_obtain; EAGAIN. */
+int sm_raw_start(struct sm_raw *r, int (*run)(void *));
+/** sm_raw_join - wait until `run` has returned; give its stack back */
+void sm_raw_join(struct sm_raw *r);
+/** sm_raw_forget - in a forked child: it is not here, its stack goes */
+void sm_raw_forget(struct sm_raw *r);
 
 #endif

@@ -90,6 +90,9 @@ struct sm_mover {
 extern const struct sm_mover sm_uffd, sm_slots;
 extern const struct sm_mover *sm_mover; /* the one in use */
 
+/** sm_fault_reopen - pages that are held and closed open. As sm_fault_open. */
+int sm_fault_reopen(void);
+
 /* ------------------------------------------------------------------- store */
 
 /*
@@ -246,20 +249,7 @@ void sm_call_forget(void);
 
 /* ------------------------------------------- a thread that libc does not know */
 
-/*
- * Where even the C library's data lies in U, one of its threads would wait for itself before it
- * serves anything.  This one has a stack and variables of its own, starts with no signal, and may
- * use nothing that allocates, prints or knows of a locale.  It goes when the program does.
- */
-
-/** sm_raw_here - there are such threads on this machine */
-bool sm_raw_here(void);
-/** sm_raw_start - run this there, if they are here. As sm_os_obtain; EAGAIN. */
-int sm_raw_start(int (*run)(void *));
-/** sm_raw_join - wait until `run` has returned; give its stack back */
-void sm_raw_join(void);
-/** sm_raw_forget - in a forked child: it is not here, its stack goes */
-void sm_raw_forget(void);
+/* The door has them: struct sm_raw. */
 
 /** sm_raw_await, sm_raw_wake - sleep while a word is what was seen; wake who does */
 void sm_raw_await(_Atomic uint32_t *word, uint32_t seen);

@@ -53,8 +53,9 @@ sm_fault_carry(void)
 
 /* ------------------------------------------------------------ lock and unlock */
 
-int
-sm_fault_lock(void)
+/* A held page that is closed all the same keeps its count. */
+static int
+lock(bool held)
 {
 	struct sm_work w;
 	bool all = true;
@@ -64,14 +65,32 @@ sm_fault_lock(void)
 		return e;
 	for (size_t f = 0; f < sm_engine.frames; f++) {
 		struct sm_owner o = sm_engine.owner[f];
+		bool stays = o.span && o.span->page[o.page].holds && !held;
 
-		if (o.span && (o.span->page[o.page].holds || sm_engine_close(o.span, o.page, &w.key)))
+		if (o.span && (stays || sm_engine_close(o.span, o.page, &w.key)))
 			all = false;
 	}
 	atomic_store(&sm_engine.shut, all);
 	sm_engine_end(&w);
 	return all ? 0 : sm_fail(EBUSY, "the kernel is using some pages, and they stay clear: "
 					"lock again once it has done");
+}
+
+int
+sm_fault_lock(void)
+{
+	return lock(false);
+}
+
+/* What could not be closed stays open, and so must what is held. */
+int
+sm_fault_halt(void)
+{
+	int e = lock(true);
+
+	if (e == EBUSY)
+		(void)sm_fault_reopen();
+	return e;
 }
 
 void
@@ -86,4 +105,30 @@ sm_fault_unlock(void)
 	sm_engine_let_go();
 	sm_os_unmask(&m);
 	sm_engine_wake();
+}
+
+int
+sm_fault_reopen(void)
+{
+	struct sm_work w;
+	int e = sm_engine_begin(&w);
+
+	if (e)
+		return e;
+	for (size_t k = 0; k < sm_engine.nspans; k++) {
+		struct sm_span *s = &sm_engine.spans[k];
+
+		for (size_t i = 0; e == 0 && i < s->pages; i++)
+			if (s->page[i].holds && s->page[i].state == SM_PAGE_SEALED)
+				e = sm_engine_open(s, i, &w.key);
+	}
+	sm_engine_end(&w);
+	return e;
+}
+
+int
+sm_fault_unhalt(void)
+{
+	sm_fault_unlock();
+	return sm_fault_reopen();
 }

@@ -9,20 +9,22 @@ sm_raw_here(void)
 }
 
 int
-sm_raw_start(int (*run)(void *))
+sm_raw_start(struct sm_raw *r, int (*run)(void *))
 {
-	(void)run;
+	(void)r, (void)run;
 	return ENOTSUP;
 }
 
 void
-sm_raw_join(void)
+sm_raw_join(struct sm_raw *r)
 {
+	(void)r;
 }
 
 void
-sm_raw_forget(void)
+sm_raw_forget(struct sm_raw *r)
 {
+	(void)r;
 }
 
 int

@@ -15,13 +15,6 @@ enum {
 		CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID
 };
 
-static struct {
-	void *reserved;
-	size_t reserved_bytes;
-	struct sm_area area; /* above a guard: the stack, and the thread's variables */
-	_Atomic uint32_t tid; /* the kernel makes it 0 once the stack is left for good */
-} raw;
-
 /* ------------------------------------------------------------------- words */
 
 void
@@ -57,30 +50,30 @@ sm_raw_unmask(const struct sm_mask *m)
 /* Locked like frames, as clear bytes pass through registers and so through a stack. In a child the
  * pages are there, and zero, so that they can be given back. */
 static int
-obtain(size_t bytes)
+obtain(struct sm_raw *r, size_t bytes)
 {
 	const struct sm_config *c = sm_config();
 	struct sm_wish wish = { .require = c->require & ~(unsigned)SECMALLOC_HIDDEN,
 		.without = (c->without & ~(unsigned)SECMALLOC_FORKSAFE) | SECMALLOC_HIDDEN,
 		.mark = true };
 	size_t page = sm_os_page_bytes();
-	int e = sm_os_reserve(page + bytes, &raw.reserved);
+	int e = sm_os_reserve(page + bytes, &r->reserved);
 
 	if (e)
 		return e;
-	raw.reserved_bytes = page + bytes;
-	e = sm_os_obtain((unsigned char *)raw.reserved + page, bytes, &wish, &raw.area);
+	r->reserved_bytes = page + bytes;
+	e = sm_os_obtain((unsigned char *)r->reserved + page, bytes, &wish, &r->area);
 	if (e)
-		sm_os_unreserve(raw.reserved, raw.reserved_bytes);
+		sm_os_unreserve(r->reserved, r->reserved_bytes);
 	return e;
 }
 
 static void
-give_back(void)
+give_back(struct sm_raw *r)
 {
-	sm_wipe(raw.area.base, raw.area.bytes);
-	sm_os_release(&raw.area);
-	sm_os_unreserve(raw.reserved, raw.reserved_bytes);
+	sm_wipe(r->area.base, r->area.bytes);
+	sm_os_release(&r->area);
+	sm_os_unreserve(r->reserved, r->reserved_bytes);
 }
 
 bool
@@ -90,40 +83,40 @@ sm_raw_here(void)
 }
 
 int
-sm_raw_start(int (*run)(void *))
+sm_raw_start(struct sm_raw *r, int (*run)(void *))
 {
 	unsigned char *top;
 	struct sm_mask m;
-	int e = obtain(STACK_BYTES + sm_tls_bytes());
+	int e = obtain(r, STACK_BYTES + sm_tls_bytes());
 
 	if (e)
 		return e;
-	top = raw.area.base + STACK_BYTES;
+	top = r->area.base + STACK_BYTES;
 	sm_raw_mask(&m);
-	if (clone(run, top, HOW, NULL, &raw.tid, sm_tls_make(top), &raw.tid) < 0)
-		e = sm_fail(EAGAIN, "the thread that opens pages could not be started (%d): raise "
+	if (clone(run, top, HOW, NULL, &r->tid, sm_tls_make(top), &r->tid) < 0)
+		e = sm_fail(EAGAIN, "a thread could not be started (%d): raise "
 				    "RLIMIT_NPROC", errno);
 	sm_raw_unmask(&m);
 	if (e)
-		give_back();
+		give_back(r);
 	return e;
 }
 
 void
-sm_raw_join(void)
+sm_raw_join(struct sm_raw *r)
 {
-	uint32_t tid = atomic_load(&raw.tid);
+	uint32_t tid = atomic_load(&r->tid);
 
 	if (tid)
-		sm_raw_await(&raw.tid, tid);
-	give_back();
+		sm_raw_await(&r->tid, tid);
+	give_back(r);
 }
 
 void
-sm_raw_forget(void)
+sm_raw_forget(struct sm_raw *r)
 {
-	raw.area = (struct sm_area){ 0 };
-	sm_os_unreserve(raw.reserved, raw.reserved_bytes);
-	raw.reserved = NULL;
-	atomic_store(&raw.tid, 0);
+	r->area = (struct sm_area){ 0 };
+	sm_os_unreserve(r->reserved, r->reserved_bytes);
+	r->reserved = NULL;
+	atomic_store(&r->tid, 0);
 }

@@ -16,6 +16,7 @@ static struct {
 	int fd;
 	int bell[2]; /* a pipe: an enum sm_ring each time */
 	pthread_t thread;
+	struct sm_raw raw; /* instead, where it is apart */
 	uint64_t due_ms; /* of a thread apart: when it sees to reseal_ms again */
 	struct sigaction former; /* of the signal */
 } server;
@@ -93,6 +94,7 @@ serve(void *unused)
 	void *at;
 
 	(void)unused;
+	sm_os_ours(true);
 	server.due_ms = 0;
 	for (;;) {
 		at = sm_uffd_next(server.fd, server.bell[0], do_chores(), &rings);
@@ -103,9 +105,11 @@ serve(void *unused)
 		if (!rings)
 			continue;
 		if (heard() == SM_RING_STOP)
-			return 0;
+			break;
 		sm_call_answer();
 	}
+	sm_os_ours(false);
+	return 0;
 }
 
 static void *
@@ -146,7 +150,7 @@ start_thread(void)
 	if (e)
 		return e;
 	server.apart = sm_host.unaware && sm_raw_here();
-	e = server.apart ? sm_raw_start(serve) : start_pthread();
+	e = server.apart ? sm_raw_start(&server.raw, serve) : start_pthread();
 	if (e == 0) {
 		sm_call_open(server.apart);
 		return 0;
@@ -164,7 +168,7 @@ stop_thread(void)
 		sm_die_of("the descriptors of transparent mode were closed: a program closes only "
 			  "its own", NULL);
 	if (server.apart)
-		sm_raw_join();
+		sm_raw_join(&server.raw);
 	else
 		pthread_join(server.thread, NULL);
 	server.apart = false;
@@ -254,7 +258,7 @@ sm_server_forget(void)
 	if (server.mode == SM_MODE_THREAD)
 		close_bell();
 	if (server.apart)
-		sm_raw_forget();
+		sm_raw_forget(&server.raw);
 	sm_call_forget();
 	server.apart = false;
 	if (server.mode == SM_MODE_SIGNAL || server.mode == SM_MODE_SLOTS)

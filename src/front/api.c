@@ -10,14 +10,23 @@
 #include <sodium.h>
 #include <string.h>
 
-/* Each call: check, one call down, set errno. Calls that succeed leave errno alone. */
+/* Each call: come, check, one call down, set errno, go. Calls that succeed leave errno alone. */
 
+static inline int
+come(void)
+{
+	sm_come();
+	return errno;
+}
+
+/* As the last thing of a call. */
 static int
 answer(int e, int kept)
 {
 	if (e)
 		sm_error_show();
 	errno = e ? e : kept;
+	sm_go();
 	return e ? -1 : 0;
 }
 
@@ -53,7 +62,7 @@ turn_away(const void *ptr)
 		e = sm_fork_owes();
 	if (e)
 		return e;
-	if (!ptr || !sm_state_is(SM_LOCKED))
+	if (!ptr || !(sm_state_is(SM_LOCKED) || sm_state_is(SM_HALTED)))
 		return stranger(ptr);
 	e = sm_seal_ask(ptr, &a);
 	return e ? e : sm_state_refuse();
@@ -97,6 +106,7 @@ enter_all(void)
 static int
 mistake(int e)
 {
+	sm_come();
 	return answer(!sm_life_runs() && sm_purged() ? sm_state_refuse() : e, 0);
 }
 
@@ -105,7 +115,7 @@ mistake(int e)
 int
 secmalloc_init(const struct secmalloc_config *c)
 {
-	int kept = errno;
+	int kept = come();
 
 	return answer(sm_life_init(c), kept);
 }
@@ -113,7 +123,7 @@ secmalloc_init(const struct secmalloc_config *c)
 int
 secmalloc_term(void)
 {
-	int kept = errno;
+	int kept = come();
 
 	sm_life_term();
 	return answer(0, kept);
@@ -131,7 +141,7 @@ static inline void *
 alloc(size_t size, size_t align)
 {
 	struct sm_got got = { NULL, 0 };
-	int kept = errno;
+	int kept = come();
 
 	if (!sm_life_runs())
 		got.e = sm_life_start();
@@ -140,6 +150,7 @@ alloc(size_t size, size_t align)
 	if (!SM_LIKELY(got.e == 0))
 		return refuse(got.e, kept);
 	errno = kept;
+	sm_go();
 	return got.ptr;
 }
 
@@ -172,14 +183,16 @@ secaligned_alloc(size_t alignment, size_t size)
 void *
 secrealloc(void *ptr, size_t size)
 {
-	int kept = errno, e;
 	void *out = NULL;
+	int kept, e;
 
 	if (!ptr)
 		return secmalloc(size);
+	kept = come();
 	e = enter(ptr);
 	if (size == 0 && e != ECANCELED) {
 		secfree(ptr);
+		sm_go();
 		return NULL;
 	}
 	if (e == EINVAL && !sm_life_stands())
@@ -192,23 +205,25 @@ secrealloc(void *ptr, size_t size)
 void
 secfree(void *ptr)
 {
-	int kept = errno, e;
+	int kept, e;
 
 	if (!ptr)
 		return;
+	kept = come();
 	e = enter_anyway(ptr);
 	if (e == EINVAL)
 		sm_die(SECMALLOC_FAULT_INVALID_FREE, ptr);
 	if (e == 0 && sm_seal_free(ptr))
 		sm_error_show();
 	errno = kept;
+	sm_go();
 }
 
 static char *
 duplicate(const char *s, size_t n)
 {
 	struct sm_got got = { NULL, 0 };
-	int kept = errno;
+	int kept = come();
 
 	if (!sm_life_runs())
 		got.e = sm_life_start();
@@ -239,10 +254,10 @@ secstrndup(const char *s, size_t n)
 static int
 ask(const void *ptr, struct sm_answer *a)
 {
-	int e = enter_anyway(ptr);
+	int e = enter_anyway(ptr), owed = e ? sm_fork_owes() : 0;
 
 	if (e)
-		return sm_fork_owes() ? ENOMEM : e;
+		return owed ? owed : e;
 	return sm_seal_ask(ptr, a);
 }
 
@@ -250,10 +265,11 @@ size_t
 secmalloc_usable_size(const void *ptr)
 {
 	struct sm_answer a = { 0 };
-	int kept = errno;
+	int kept;
 
 	if (!ptr)
 		return 0;
+	kept = come();
 	return answer(ask(ptr, &a), kept) ? 0 : a.size;
 }
 
@@ -261,14 +277,18 @@ int
 secmalloc_owns(const void *ptr)
 {
 	struct sm_chunk *c;
+	int owns;
 
-	return ptr && sm_life_stands() && sm_heap_find(ptr, &c) == SM_FOUND && sm_heap_live(c);
+	sm_come();
+	owns = ptr && sm_life_stands() && sm_heap_find(ptr, &c) == SM_FOUND && sm_heap_live(c);
+	sm_go();
+	return owns;
 }
 
 int
 secmalloc_protect(void *ptr, enum secmalloc_access a)
 {
-	int kept = errno, e = enter(ptr);
+	int kept = come(), e = enter(ptr);
 
 	if (e == 0 && (unsigned)a > SECMALLOC_READWRITE)
 		e = sm_fail(EINVAL, "access %u is unknown: use a SECMALLOC_ name", (unsigned)a);
@@ -295,7 +315,7 @@ secmemzero(void *p, size_t n)
 int
 secmalloc_encrypt(void *ptr)
 {
-	int kept = errno, e = enter(ptr);
+	int kept = come(), e = enter(ptr);
 
 	return answer(e ? e : sm_seal_close(ptr), kept);
 }
@@ -303,7 +323,7 @@ secmalloc_encrypt(void *ptr)
 int
 secmalloc_decrypt(void *ptr)
 {
-	int kept = errno, e = enter(ptr);
+	int kept = come(), e = enter(ptr);
 
 	return answer(e ? e : sm_seal_open(ptr), kept);
 }
@@ -311,7 +331,7 @@ secmalloc_decrypt(void *ptr)
 int
 secmalloc_encrypt_all(void)
 {
-	int kept = errno, e = enter_all();
+	int kept = come(), e = enter_all();
 
 	return answer(e ? e > 0 ? e : 0 : sm_seal_close_all(), kept);
 }
@@ -319,7 +339,7 @@ secmalloc_encrypt_all(void)
 int
 secmalloc_decrypt_all(void)
 {
-	int kept = errno, e = enter_all();
+	int kept = come(), e = enter_all();
 
 	return answer(e ? e > 0 ? e : 0 : sm_seal_open_all(), kept);
 }
@@ -328,7 +348,7 @@ int
 secmalloc_is_encrypted(const void *ptr)
 {
 	struct sm_answer a = { 0 };
-	int kept = errno, e = ask(ptr, &a);
+	int kept = come(), e = ask(ptr, &a);
 
 	return answer(sm_purged() ? sm_state_refuse() : e, kept) ? -1 : a.sealed;
 }
@@ -336,7 +356,7 @@ secmalloc_is_encrypted(const void *ptr)
 int
 secmalloc_hold(void *ptr)
 {
-	int kept = errno, e = enter(ptr);
+	int kept = come(), e = enter(ptr);
 
 	return answer(e ? e : sm_seal_hold(ptr), kept);
 }
@@ -344,7 +364,7 @@ secmalloc_hold(void *ptr)
 int
 secmalloc_release(void *ptr)
 {
-	int kept = errno, e = enter(ptr);
+	int kept = come(), e = enter(ptr);
 
 	return answer(e ? e : sm_seal_release(ptr), kept);
 }
@@ -360,7 +380,7 @@ nothing_runs(void)
 int
 secmalloc_rekey(void)
 {
-	int kept = errno, e = enter_all();
+	int kept = come(), e = enter_all();
 
 	return answer(e ? e > 0 ? e : nothing_runs() : sm_seal_rekey(), kept);
 }
@@ -376,7 +396,7 @@ check_material(const void *material, size_t len)
 int
 secmalloc_lock(const void *material, size_t len)
 {
-	int kept = errno, e = enter_all();
+	int kept = come(), e = enter_all();
 
 	if (e != ECANCELED && check_material(material, len))
 		e = EINVAL;
@@ -388,7 +408,7 @@ secmalloc_lock(const void *material, size_t len)
 int
 secmalloc_unlock(const void *material, size_t len)
 {
-	int kept = errno, e = enter_all();
+	int kept = come(), e = enter_all();
 
 	if (e != ECANCELED && check_material(material, len))
 		e = EINVAL;
@@ -403,10 +423,11 @@ secmalloc_unlock(const void *material, size_t len)
 void
 secmalloc_purge(void)
 {
-	int kept = errno;
+	int kept = come();
 
 	if (sm_purge_enter()) {
 		sm_key_purge();
+		sm_daemon_purge();
 		sm_seal_purge();
 		if (sm_config()->transparent)
 			sm_fault_purge();
@@ -415,6 +436,7 @@ secmalloc_purge(void)
 		sm_purge_leave();
 	}
 	errno = kept;
+	sm_go();
 }
 
 /* A process that ends leaves nothing in pages that the kernel clears only when it uses them. But
@@ -431,7 +453,7 @@ at_exit(void)
 int
 secmalloc_stats(struct secmalloc_stats *s)
 {
-	int kept = errno;
+	int kept = come();
 
 	return answer(sm_stats_fill(s), kept);
 }

@@ -9,12 +9,14 @@
 #include <errno.h>
 #include <unistd.h>
 
+enum { WELCOME_MS = 2000 };
+
 static struct sm_lock lock; /* SM_RANK_LIFE: start, stop, and the inheritance of a child */
 static _Atomic pid_t owner; /* whose lock and house it is; negative: he is about to take it */
 static _Atomic unsigned forks_waiting;
 static SM_TLS bool mine; /* this thread is between the handlers of a fork */
 static bool keeps; /* what this process was started with; under the lock */
-static _Atomic bool owes; /* this child could not keep what it should have: nobody was told yet */
+static _Atomic int owes; /* this child could not keep what it should have, and nobody was told yet: why */
 
 /* ------------------------------------------------------------------- lock */
 
@@ -60,6 +62,19 @@ own_lock(void)
 	}
 }
 
+/* Nobody starts, stops or forks while the daemon has the keys. */
+static void
+take_open(void)
+{
+	for (;;) {
+		sm_lock_take(&lock, SM_RANK_LIFE);
+		if (is_inherited() || !sm_state_is(SM_HALTED))
+			return;
+		sm_lock_release(&lock, SM_RANK_LIFE);
+		sm_gate_await();
+	}
+}
+
 /* The lock is not fair: who starts and stops in a loop would starve another thread's fork. */
 void
 sm_life_take(void)
@@ -69,7 +84,13 @@ sm_life_take(void)
 	own_lock();
 	while (atomic_load(&forks_waiting))
 		sm_rest(&turn);
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	take_open();
+}
+
+bool
+sm_life_try(void)
+{
+	return atomic_load(&forks_waiting) == 0 && sm_lock_try(&lock, SM_RANK_LIFE);
 }
 
 void
@@ -87,6 +108,7 @@ orphan(void)
 {
 	sm_state_forget();
 	sm_helper_forget();
+	sm_daemon_forget();
 	sm_os_orphan();
 	if (sm_config() == &sm_config_none)
 		return;
@@ -99,15 +121,24 @@ orphan(void)
 	sm_life_lose_config();
 }
 
+/* It has keys and may be welcomed only after an unlocking: it does not wait for that. */
 static int
 open_again(void)
 {
-	int e = sm_helper_start();
+	int e = sm_daemon_connect(sm_config()->daemon, WELCOME_MS);
 
 	if (e == 0)
-		e = sm_gate_open(SM_FORKING);
+		e = sm_helper_start();
 	if (e)
-		sm_helper_stop();
+		goto stop_daemon;
+	e = sm_daemon_start();
+	if (e == 0)
+		e = sm_gate_open(SM_FORKING);
+	if (e == 0)
+		return 0;
+	sm_helper_stop();
+stop_daemon:
+	sm_daemon_stop();
 	return e;
 }
 
@@ -119,6 +150,7 @@ revive(void)
 	int e;
 
 	sm_helper_forget();
+	sm_daemon_forget();
 	sm_os_orphan();
 	sm_seal_orphan();
 	atomic_store(&sm_count.locked_bytes, 0);
@@ -150,28 +182,32 @@ inherit(void)
 		sm_die_of(meant ? sm_error_text() : "the heap could not be kept in this child", NULL);
 	if (e)
 		orphan();
-	atomic_store(&owes, meant && e);
+	atomic_store(&owes, !meant || !e ? 0 : sm_daemon_failure() ? sm_daemon_failure() : ENOMEM);
 }
 
 void
 sm_fork_before(void)
 {
+	sm_come();
 	own_lock();
 	atomic_fetch_add(&forks_waiting, 1);
-	sm_lock_take(&lock, SM_RANK_LIFE);
+	take_open();
 	atomic_fetch_sub(&forks_waiting, 1);
 	mine = true;
 	sm_early_watch();
 	sm_seal_before_fork();
+	sm_go();
 }
 
 void
 sm_fork_in_parent(void)
 {
+	sm_come();
 	sm_seal_after_fork();
 	sm_early_unwatch();
 	mine = false;
 	sm_life_let_go();
+	sm_go();
 }
 
 void
@@ -215,14 +251,19 @@ void
 sm_fork_settled(bool fork_keeps)
 {
 	keeps = fork_keeps;
-	atomic_store(&owes, false);
+	atomic_store(&owes, 0);
 }
 
 int
 sm_fork_owes(void)
 {
-	if (!atomic_exchange(&owes, false))
+	int e = atomic_exchange(&owes, 0);
+
+	if (e == 0)
 		return 0;
+	if (e != ENOMEM)
+		return sm_fail(e, "this child could not be told to the daemon (%d), and so has nothing "
+				  "of its parent: see that secmallocd runs", e);
 	return sm_fail(ENOMEM, "the chunks of the parent could not be kept here: raise RLIMIT_MEMLOCK "
 			       "(LimitMEMLOCK=)");
 }

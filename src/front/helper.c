@@ -70,6 +70,7 @@ run(void *unused)
 	struct timespec until;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &(int){ 0 });
+	sm_os_ours(true);
 	pthread_mutex_lock(&helper.lock);
 	while (!helper.ends) {
 		pthread_mutex_unlock(&helper.lock);
@@ -80,12 +81,13 @@ run(void *unused)
 			;
 	}
 	pthread_mutex_unlock(&helper.lock);
+	sm_os_ours(false);
 	return unused;
 }
 
 /* All signals are the program's, but the one by which a closed page is opened. */
-static int
-create(void)
+int
+sm_helper_create(pthread_t *thread, void *(*body)(void *))
 {
 	long least = sysconf(_SC_THREAD_STACK_MIN);
 	sigset_t all, before;
@@ -100,7 +102,7 @@ create(void)
 		sigdelset(&all, sm_fault_mode() == SM_MODE_SLOTS ? SIGSEGV : SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (e == 0)
-		e = pthread_create(&helper.thread, &a, run, NULL);
+		e = pthread_create(thread, &a, body, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&a);
 	return e;
@@ -133,7 +135,7 @@ sm_helper_start(void)
 	helper.ends = false;
 	e = prepare();
 	if (e == 0)
-		e = create();
+		e = sm_helper_create(&helper.thread, run);
 	if (e)
 		return sm_fail(EAGAIN, "the thread for reseal_ms could not be started: raise "
 				       "RLIMIT_NPROC, or use SECMALLOC_NO_THREAD");

@@ -3,6 +3,9 @@
 #define SM_FRONT_INSIDE_H
 
 #include "base/base.h"
+#include "wire/wire.h"
+
+#include <pthread.h>
 
 /**
  * sm_front_resolve - check what the caller asked for and fill in the defaults
@@ -26,6 +29,9 @@ void sm_life_term(void);
 /** sm_life_take, sm_life_let_go - the lock of start, stop and fork */
 void sm_life_take(void);
 void sm_life_let_go(void);
+
+/** sm_life_try - take it if it is free, though calls wait */
+bool sm_life_try(void);
 
 /** sm_life_keep_config - in a child: what was frozen in the parent is in force here. ENOMEM. */
 int sm_life_keep_config(const struct sm_config *kept);
@@ -76,7 +82,8 @@ sm_life_runs(void)
 static inline bool
 sm_life_stands(void)
 {
-	return sm_life_runs() || sm_purged() || sm_state_is(SM_LOCKED);
+	return sm_life_runs() || sm_purged() || sm_state_is(SM_LOCKED) ||
+		sm_state_is(SM_HALTED); /* by now: it waits further down */
 }
 
 /** sm_helper_start - the thread that reseals, where the config asks for it. EAGAIN: no thread. */
@@ -90,6 +97,78 @@ void sm_helper_forget(void);
 
 /** sm_helper_chores - what it would do, by whoever calls the library, if it is time */
 void sm_helper_chores(void);
+
+/** sm_helper_create - a thread of ours: a small stack, no signal. pthread_create(3)'s errno value. */
+int sm_helper_create(pthread_t *thread, void *(*body)(void *));
+
+/** sm_stats_tally - what the daemon is told of this program; its state is left to the caller */
+void sm_stats_tally(struct sm_wire_tally *t);
+
+/* ------------------------------------------------------------------ daemon */
+
+/**
+ * sm_daemon_connect - say hello, and wait until it says welcome: while all is locked, until unlock
+ *
+ * Args:    path  NULL: none is wanted
+ *          ms    wait no longer; 0: as long as it takes
+ * Returns: 0, also where this program is on its own by now; ENOENT, ECONNREFUSED: nobody listens;
+ *          EACCES: another user's; EPROTO, ECONNRESET, ETIMEDOUT and others.
+ */
+int sm_daemon_connect(const char *path, unsigned ms);
+
+/** sm_daemon_start - if there is one, do what it says from now on; all but the gate is up. EAGAIN: no
+ * thread; EBUSY: the program uses the signal. */
+int sm_daemon_start(void);
+
+/** sm_daemon_stop - and no more; also after a failed start */
+void sm_daemon_stop(void);
+
+/** sm_daemon_forget - in a forked child: it has not said hello, and descriptors are the parent's */
+void sm_daemon_forget(void);
+
+/** sm_daemon_renew - who was left on its own is not any more */
+void sm_daemon_renew(void);
+
+/** sm_daemon_failure - what the last sm_daemon_connect returned */
+int sm_daemon_failure(void);
+
+/** sm_daemon_ends - it is being stopped: whoever waits for a lock gives up */
+bool sm_daemon_ends(void);
+
+/** sm_daemon_purge - async-signal-safe, inside a purge */
+void sm_daemon_purge(void);
+
+struct sm_parcel;
+/**
+ * sm_halt_begin - all threads wait, every chunk is closed, the keys are in the parcel and nowhere else
+ *
+ * Args:    ms     for threads to come to rest
+ *          given  false: there are none to give, as all was locked by the program, or purged
+ * Returns: 0; ETIMEDOUT: some thread could not be stopped; EBUSY, ENOMEM: then all goes on as before;
+ *          EBADMSG: some chunk could not be opened again.
+ */
+int sm_halt_begin(unsigned ms, struct sm_parcel *p, bool *given);
+
+/** sm_halt_end - undo that. As sm_seal_get_back, and then nothing goes on. */
+int sm_halt_end(const struct sm_parcel *p);
+
+/** sm_park_start - threads can be stopped from now on, by a signal where pages do not do it. EBUSY,
+ * ENOTSUP. */
+int sm_park_start(void);
+void sm_park_stop(void);
+/** sm_park_forget - in a forked child */
+void sm_park_forget(void);
+
+/** sm_park_needed - who touches a closed page is not stopped by that */
+bool sm_park_needed(void);
+
+/** sm_park_shut, sm_park_open - who comes waits, or need not any more; the second is
+ * async-signal-safe */
+void sm_park_shut(void);
+void sm_park_open(void);
+
+/** sm_park_all - every thread of the program waits. ETIMEDOUT, or as sm_os_threads. */
+int sm_park_all(uint64_t deadline_ms);
 
 /** sm_stats_fill - as secmalloc_stats, an errno value returned */
 int sm_stats_fill(struct secmalloc_stats *s);

@@ -14,8 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { SOCKET_BYTES = 256 }; /* more than a socket's address has */
+
 static struct secmalloc_config asked = SECMALLOC_CONFIG_INIT; /* for a child's start */
 static char paths[2][PATH_MAX]; /* one of them is what asked.store_dir points to, if anything */
+static char sockets[2][SOCKET_BYTES]; /* the same of asked.daemon */
 static bool undumpable;
 static struct sm_area config_area; /* kept from start to start */
 static bool handlers_registered;
@@ -137,7 +140,7 @@ start_pages(const struct sm_config *c)
 		sm_fault_go, sm_fault_shut, sm_fault_reach };
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
 		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_lock,
-		sm_fault_unlock, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
+		sm_fault_unlock, sm_fault_halt, sm_fault_unhalt, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
 
 	int e;
 
@@ -201,12 +204,15 @@ climb(const struct sm_config *wanted)
 	e = sm_helper_start();
 	if (e)
 		goto stop_heap;
-	e = sm_gate_open(SM_STARTING);
+	e = sm_daemon_start();
+	if (e == 0)
+		e = sm_gate_open(SM_STARTING);
 	if (e)
-		goto stop_helper;
+		goto stop_daemon;
 	atomic_store_explicit(&sm_count.live_at_term, 0, memory_order_relaxed);
 	return 0;
-stop_helper:
+stop_daemon:
+	sm_daemon_stop();
 	sm_helper_stop();
 stop_heap:
 	sm_heap_stop();
@@ -225,7 +231,12 @@ start(const struct sm_config *wanted)
 	int e = sm_state_change(SM_DOWN, SM_STARTING);
 
 	if (e == 0)
+		e = sm_daemon_connect(wanted->daemon, 0); /* there is no secret here while it waits */
+	if (e == 0) {
 		e = climb(wanted);
+		if (e)
+			sm_daemon_stop();
+	}
 	if (e)
 		atomic_store(&sm_state, SM_DOWN);
 	return e;
@@ -265,6 +276,22 @@ copy_path(struct secmalloc_config *c)
 	return 0;
 }
 
+static int
+copy_socket(struct secmalloc_config *c)
+{
+	char *to = asked.daemon == sockets[0] ? sockets[1] : sockets[0];
+	int e;
+
+	if (!c->daemon || c->daemon == asked.daemon)
+		return 0;
+	e = sm_wire_path(c->daemon, to, SOCKET_BYTES);
+	c->daemon = to;
+	if (e == ENOTSUP)
+		return sm_fail(e, "this system has no daemon: leave the field daemon NULL");
+	return e ? sm_fail(e, "the daemon's socket has a path of more bytes than a socket can have: "
+			      "name it otherwise") : 0;
+}
+
 /* Under the lock, and not running. */
 static int
 init(const struct secmalloc_config *c)
@@ -275,6 +302,8 @@ init(const struct secmalloc_config *c)
 
 	if (e == 0)
 		e = copy_path(&copy);
+	if (e == 0)
+		e = copy_socket(&copy);
 	if (e == 0)
 		e = sm_front_resolve(&copy, &wanted);
 	if (e == 0)
@@ -303,8 +332,10 @@ sm_life_init(const struct secmalloc_config *c)
 	else if (atomic_load(&sm_state) != SM_DOWN)
 		e = sm_fail(EALREADY, "secmalloc runs already: call secmalloc_init before the "
 				      "first allocation, and once");
-	else
+	else {
+		sm_daemon_renew();
 		e = init(c);
+	}
 	sm_life_let_go();
 	pthread_setcancelstate(state, NULL);
 	return e;
@@ -337,7 +368,9 @@ sm_life_term(void)
 	if (!sm_life_stands())
 		return;
 	sm_life_take();
+	sm_daemon_stop();
 	sm_helper_stop();
+	sm_daemon_renew();
 	atomic_store(&sm_config_up, &sm_config_none);
 	sm_heap_tally(&t);
 	atomic_store_explicit(&sm_count.live_at_term, t.chunks, memory_order_relaxed);

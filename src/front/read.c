@@ -46,8 +46,10 @@ moved(unsigned char *from, size_t used, size_t n)
 
 	if (!to)
 		return NULL;
+	sm_come(); /* no signal of ours puts these registers on a stack */
 	memcpy(to, from, used);
 	sm_wipe_traces(); /* memcpy leaves plaintext in the vector registers */
+	sm_go();
 	secfree(from);
 	return to;
 }

@@ -28,8 +28,8 @@ sm_front_copy_config(const struct secmalloc_config *c, struct secmalloc_config *
 	*out = (struct secmalloc_config)SECMALLOC_CONFIG_INIT;
 	if (!c)
 		return 0;
-	if (c->struct_size < FIRST_CONFIG_BYTES)
-		return sm_fail(EINVAL, "struct_size %zu is too small: start from "
+	if (c->struct_size != FIRST_CONFIG_BYTES && c->struct_size < sizeof(*out))
+		return sm_fail(EINVAL, "struct_size %zu fits no version: start from "
 				       "SECMALLOC_CONFIG_INIT", c->struct_size);
 	for (size_t i = sizeof(*out); i < c->struct_size; i++)
 		if (((const unsigned char *)c)[i])
@@ -118,6 +118,7 @@ sm_front_resolve(const struct secmalloc_config *asked, struct sm_config *out)
 	out->transparent = asked->flags & SECMALLOC_TRANSPARENT;
 	out->clear_bytes = asked->clear_limit ? asked->clear_limit : DEFAULT_CLEAR_BYTES;
 	out->store_dir = asked->store_dir;
+	out->daemon = asked->daemon;
 	out->reseal_ms = asked->reseal_ms;
 	out->no_thread = asked->flags & SECMALLOC_NO_THREAD;
 	out->on_fault = asked->on_fault;

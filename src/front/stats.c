@@ -34,6 +34,16 @@ fill(struct secmalloc_stats *s)
 	s->cipher = sm_cipher_id();
 }
 
+void
+sm_stats_tally(struct sm_wire_tally *t)
+{
+	struct secmalloc_stats s = { 0 };
+
+	fill(&s);
+	*t = (struct sm_wire_tally){ .bytes = s.bytes, .bytes_clear = s.bytes_clear,
+		.chunks = s.chunks, .chunks_closed = sm_min_size(s.chunks_encrypted, s.chunks) };
+}
+
 int
 sm_stats_fill(struct secmalloc_stats *caller)
 {

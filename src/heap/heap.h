@@ -43,7 +43,8 @@ struct sm_chunk {
 	_Atomic uintptr_t at;	/* of heap: where the chunk is, or was last; 0: never used */
 	uint32_t generation;	/* of heap: counts allocations of this place */
 	uint8_t arena;		/* of heap */
-	uint8_t opened_by_hold;	/* of seal, under lock: the last release closes it */
+	uint8_t opened_by_hold : 1; /* of seal, under lock: the last release closes it */
+	uint8_t halted : 1;	/* of seal, under lock: sealed only until the daemon gives the key back */
 	uint16_t holds;		/* of seal, under lock; only of a clear chunk */
 	union {
 		uint64_t nonce;	 /* of seal: sealed only */

@@ -155,17 +155,42 @@ sm_key_pack(struct sm_parcel *p)
 	sm_wipe_traces();
 }
 
-bool
-sm_key_has_other(void)
-{
-	return atomic_load(&sm_keys.epoch[!atomic_load(&sm_keys.now)]) != 0;
-}
-
 static int
 purged(void)
 {
 	sm_key_purge();
 	return sm_state_refuse();
+}
+
+/* Epochs stay when keys are forgotten. */
+static bool
+is_ours(const struct sm_parcel *p)
+{
+	return p->now == atomic_load(&sm_keys.now) && p->now < 2 &&
+		p->epoch[0] == atomic_load(&sm_keys.epoch[0]) &&
+		p->epoch[1] == atomic_load(&sm_keys.epoch[1]);
+}
+
+int
+sm_key_restore(const struct sm_parcel *p)
+{
+	struct sm_mask m;
+	int e;
+
+	if (!is_ours(p))
+		return sm_fail(EPROTO, "the daemon gave the keys of another program back");
+	sm_keys_take(&m);
+	e = sm_key_install(p->whole);
+	if (e == 0)
+		atomic_store(&sm_keys.forgotten, false);
+	sm_keys_let_go(&m);
+	return sm_purged() ? purged() : e;
+}
+
+bool
+sm_key_has_other(void)
+{
+	return atomic_load(&sm_keys.epoch[!atomic_load(&sm_keys.now)]) != 0;
 }
 
 int

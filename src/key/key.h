@@ -39,7 +39,7 @@ int sm_key_start(void);
 /** sm_key_stop - wipe the keys and give their pages back; also after a failed start */
 void sm_key_stop(void);
 
-/** The keys on their way to a forked child, on pages for secrets. */
+/** The keys on their way to a forked child, or to the daemon, on pages for secrets. */
 struct sm_parcel {
 	unsigned char whole[2][32];
 	uint32_t epoch[2];
@@ -127,6 +127,10 @@ void sm_key_unwrapped(void);
 
 /** sm_key_forget - wipe all but the wrapped copy, once nothing is lent; resident, nothing is */
 void sm_key_forget(void);
+
+/** sm_key_restore - undo sm_key_forget with what was packed before. EPROTO: these are other keys; as
+ * sm_os_random, ECANCELED. */
+int sm_key_restore(const struct sm_parcel *p);
 
 /** sm_key_unwrap - undo sm_key_forget. EPERM: other material; as sm_key_wrap: forgotten still */
 int sm_key_unwrap(const void *material, size_t n);

@@ -62,6 +62,7 @@ sm_os_orphan(void)
 	if (at)
 		cover_hole(at, bytes);
 	sm_sys_close_strays();
+	sm_os_ours_forget();
 	atomic_store(&sm_pending.base, NULL);
 	atomic_store(&sm_pending.at, NULL);
 }

@@ -60,4 +60,7 @@ void sm_sys_deallocate(int fd, uint64_t at, uint64_t n);
 int sm_sys_barrier(void);
 int sm_sys_undumpable(void);
 
+/** sm_os_ours_forget - in a forked child: none of the library's threads is here */
+void sm_os_ours_forget(void);
+
 #endif

@@ -137,6 +137,35 @@ struct sm_mask {
 void sm_os_mask(struct sm_mask *m);
 void sm_os_unmask(const struct sm_mask *m);
 
+/*
+ * The threads of this process. Linux only: elsewhere sm_os_threads answers ENOTSUP.
+ */
+
+/** sm_os_self - this thread's number */
+int sm_os_self(void);
+
+/** sm_os_ours - this thread is the library's own from now on, or no more */
+void sm_os_ours(bool is);
+
+/** sm_os_threads - each other one that is not, without allocating. open(2)'s errno value. */
+int sm_os_threads(void (*each)(int tid, void *arg), void *arg);
+
+/** sm_os_is_dead - that one has ended, though it may still be listed */
+bool sm_os_is_dead(int tid);
+
+/** sm_os_signal - to one of them. ESRCH, EAGAIN. */
+int sm_os_signal(int tid, int signal);
+
+/** sm_os_sleep, sm_os_wake - while a word is what was seen, or a little shorter; all who do */
+void sm_os_sleep(_Atomic uint32_t *word, uint32_t seen);
+void sm_os_wake(_Atomic uint32_t *word);
+
+/** sm_os_kill_self - the whole process, at once */
+void sm_os_kill_self(void);
+
+/** sm_os_name - the program's, as ps(1) shows it */
+void sm_os_name(char *to, size_t bytes);
+
 /** sm_os_read - read(2), once, begun anew when a signal interrupts it. Its errno value. */
 int sm_os_read(int fd, void *p, size_t n, size_t *got);
 

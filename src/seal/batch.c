@@ -131,6 +131,12 @@ sm_batch_hold(void)
 	sm_lock_take(&lock, SM_RANK_BATCH);
 }
 
+bool
+sm_batch_try(void)
+{
+	return sm_lock_try(&lock, SM_RANK_BATCH);
+}
+
 void
 sm_batch_let_go(void)
 {
@@ -159,10 +165,15 @@ sm_batch_settle(void)
 static int
 begin(enum sm_state state)
 {
-	sm_lock_take(&lock, SM_RANK_BATCH);
-	if (sm_state_is(state))
-		return 0;
-	sm_lock_release(&lock, SM_RANK_BATCH);
+	for (;;) {
+		sm_lock_take(&lock, SM_RANK_BATCH);
+		if (sm_state_is(state))
+			return 0;
+		sm_lock_release(&lock, SM_RANK_BATCH);
+		if (!sm_waiting())
+			break;
+		sm_gate_await();
+	}
 	if (state == SM_LOCKED && !sm_purged())
 		return sm_fail(EINVAL, "nothing is locked: secmalloc_unlock undoes secmalloc_lock");
 	return sm_state_refuse();

@@ -42,7 +42,7 @@ sm_hand_again(struct sm_chunk *c, const void *ptr)
 {
 	struct sm_hand h = { c, (unsigned char *)(uintptr_t)ptr };
 
-	while (h.c && sm_forking()) {
+	while (h.c && sm_waiting()) {
 		sm_hand_release(&h);
 		sm_gate_await();
 		h.c = sm_heap_look(ptr);
@@ -194,6 +194,37 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 	count_opened(h->c);
 	sm_count_add(&sm_count.unseals, 1);
 	return 0;
+}
+
+/* Pinned and accessible all the while, so that nothing but a wrong key can keep it from opening. */
+int
+sm_hand_halt(struct sm_hand *h, const struct sm_loan *key)
+{
+	int e = sm_hand_lift(h);
+
+	if (e)
+		return e;
+	sm_heap_verify(h->c, h->ptr);
+	e = veil(h, key, NULL);
+	if (e) {
+		(void)sm_heap_drop(h->c);
+		return e;
+	}
+	count_closed(h->c);
+	h->c->halted = 1;
+	return 0;
+}
+
+int
+sm_hand_resume(struct sm_hand *h, const struct sm_loan *key)
+{
+	int e = sm_hand_open(h, key);
+
+	if (e)
+		return e;
+	sm_heap_unpin(h->c); /* it was all the while */
+	h->c->halted = 0;
+	return sm_heap_drop(h->c);
 }
 
 void

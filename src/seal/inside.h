@@ -62,6 +62,11 @@ int sm_hand_set_veil(struct sm_hand *h, enum sm_veil veil, const struct sm_loans
 /** sm_hand_close_frozen - close a clear chunk; on pages of its own nobody writes meanwhile */
 int sm_hand_close_frozen(struct sm_hand *h);
 
+/** sm_hand_halt, sm_hand_resume - close a clear chunk, be it held, and open it again; in between it
+ * stays pinned. ENOMEM, ECANCELED; EBADMSG: it was written. */
+int sm_hand_halt(struct sm_hand *h, const struct sm_loan *key);
+int sm_hand_resume(struct sm_hand *h, const struct sm_loan *key);
+
 /** sm_hand_forget - a sealed chunk counts as clear; its tag is gone */
 void sm_hand_forget(struct sm_hand *h);
 
@@ -91,6 +96,8 @@ sm_hand_stamp(struct sm_chunk *c)
 
 /** sm_batch_hold, sm_batch_let_go - nobody walks, and the keys stay */
 void sm_batch_hold(void);
+/** sm_batch_try - the same, if nobody else does */
+bool sm_batch_try(void);
 void sm_batch_let_go(void);
 
 /** sm_batch_settle - the gate is shut: whoever had a chunk in hand has put it down */

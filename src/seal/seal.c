@@ -147,9 +147,11 @@ too_late(void *ptr)
 	struct sm_hand h;
 	unsigned turn = 0;
 
-	for (; !sm_barred(); sm_rest(&turn)) /* a fork, or several */
+	for (; !sm_barred(); sm_rest(&turn)) { /* a fork, or several */
+		sm_gate_await();
 		if (sm_config_runs())
 			return (struct sm_got){ ptr, 0 };
+	}
 	h = sm_hand_take(ptr);
 	if (h.c) {
 		if (!doom(&h))

@@ -60,6 +60,34 @@ int sm_seal_rekey(void);
 int sm_seal_lock(const void *material, size_t n);
 int sm_seal_unlock(const void *material, size_t n);
 
+/**
+ * sm_seal_shut - calls wait from now on
+ *
+ * Args:    former  where sm_seal_reopen is to lead: SM_UP or SM_LOCKED
+ * Returns: 0; EAGAIN: somebody walks over all chunks, or changes keys: try again; ECANCELED.
+ */
+int sm_seal_shut(enum sm_state *former);
+
+/** sm_seal_reopen - and no more. ECANCELED. */
+int sm_seal_reopen(enum sm_state former);
+
+struct sm_parcel;
+/**
+ * sm_seal_give - close every chunk, held ones too; the keys go to the parcel and are nowhere else
+ *
+ * Between shut and reopen. Without a pager nobody may touch a chunk meanwhile.
+ *
+ * Returns: 0; ENOMEM, EBUSY (pages are in use by the kernel), ECANCELED: all is open as it was.
+ */
+int sm_seal_give(struct sm_parcel *p);
+
+/** sm_seal_get_back - undo that, with those keys. EBADMSG, EPROTO (other keys) and others: some
+ * chunk is closed that was open. */
+int sm_seal_get_back(const struct sm_parcel *p);
+
+/** sm_seal_give_up - everything was purged since sm_seal_give: what was open is zero */
+void sm_seal_give_up(void);
+
 /** sm_seal_reseal - close what has been open for reseal_ms; returns ms until the next is due */
 unsigned sm_seal_reseal(void);
 
@@ -100,6 +128,8 @@ struct sm_pager {
 	int (*carry)(void); /* all to the key in force. EBADMSG, ENOMEM, EACCES, ECANCELED. */
 	int (*lock)(void);  /* close all, and who touches a page waits. EBUSY: one stays open. */
 	void (*unlock)(void);
+	int (*halt)(void);   /* as lock, held pages too */
+	int (*unhalt)(void); /* and those are open again. As open. */
 	/* Around a fork, where children keep pages; what is below must hold still. */
 	int (*pause)(void);   /* all is in the store, where a child finds it; as sm_key_lend, ENOMEM */
 	void (*resume)(void); /* in the parent, also after a pause that failed */

@@ -231,4 +231,25 @@ int sm_wire_receive(int fd, struct sm_wire_message *m, struct sm_wire_from *from
 /** sm_wire_close_fds - those that came with it */
 void sm_wire_close_fds(struct sm_wire_from *from);
 
+/**
+ * sm_wire_arm - from now on this process is killed when the other end of the pipe closes
+ *
+ * A pipe for each process: whose it is lies in the open file, which all who share it share.
+ *
+ * Returns: 0; EPIPE: it is closed already.
+ */
+int sm_wire_arm(int fd);
+
+/** sm_wire_disarm - and no more */
+void sm_wire_disarm(int fd);
+
+/**
+ * sm_wire_await - until one of these can be read, or its other end is closed
+ *
+ * Args:    ms        0: as long as it takes
+ *          readable  a bit each, the first is bit 0
+ * Returns: 0; ETIMEDOUT.
+ */
+int sm_wire_await(const int *fds, size_t n, unsigned ms, unsigned *readable);
+
 #endif

@@ -1,0 +1,546 @@
+#include "front/inside.h"
+
+#include "fault/fault.h"
+#include "key/key.h"
+#include "os/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+/*
+ * A thread listens to the daemon, and to the two lifelines, for as long as the library runs. It calls
+ * nothing that allocates or prints: other threads stand still wherever they were.
+ */
+
+enum { SOCKET, LIFELINE, LIFELINE_TOO, BELL, BELL_ROPE, ENDS };
+enum { LISTENED = BELL + 1, LIFELINES = SM_WIRE_LIFELINES };
+
+_Static_assert(sizeof(struct sm_parcel) <= SM_WIRE_PARCEL_BYTES, "the keys fit a message");
+
+/** What keys pass through. */
+struct page {
+	struct sm_wire_message message;
+	struct sm_parcel parcel;
+};
+
+static struct {
+	int fd[ENDS]; /* each + 1; 0: none */
+	unsigned policy; /* enum sm_wire_policy */
+	bool connected;
+	bool on_its_own; /* the daemon let it go, or is gone: children are alone too */
+	int failure;
+	bool runs; /* the thread, which may have ended by itself */
+	bool apart; /* it is one that the C library does not know */
+	_Atomic bool ends;
+	pthread_t thread;
+	struct sm_raw raw;
+	void *reserved;
+	struct sm_area area;
+	_Atomic(struct page *) page; /* shown to a purge */
+	/* Of the thread alone. */
+	bool locked;
+	struct sm_wire_tally tally; /* of what is locked */
+} d;
+
+/* ------------------------------------------------------------- descriptors */
+
+static int
+end_of(int which)
+{
+	return d.fd[which] - 1;
+}
+
+static void
+take_end(int which, int fd)
+{
+	fd = sm_os_raised(fd);
+	sm_host_keep(fd);
+	d.fd[which] = fd + 1;
+}
+
+static void
+close_end(int which)
+{
+	int fd = end_of(which);
+
+	if (fd < 0)
+		return;
+	d.fd[which] = 0;
+	sm_host_let_go(fd);
+	close(fd);
+}
+
+static void
+hang_up(void)
+{
+	for (int i = SOCKET; i < BELL; i++)
+		close_end(i);
+	d.connected = false;
+}
+
+/* --------------------------------------------------------------- greetings */
+
+static int
+no_connection(int e, const char *path)
+{
+	if (e == ENOENT || e == ECONNREFUSED)
+		return sm_fail(e, "no daemon listens at %s: start secmallocd, or ask for none", path);
+	if (e == EACCES)
+		return sm_fail(e, "the daemon at %s is another user's, or may not be spoken to: start "
+				  "your own secmallocd", path);
+	if (e == ENOTSUP)
+		return sm_fail(e, "this system has no daemon: leave the field NULL");
+	return sm_fail(e, "the daemon at %s could not be reached (%d): see that secmallocd runs", path,
+		e);
+}
+
+static int
+say_hello(int fd)
+{
+	struct sm_wire_message m;
+
+	sm_wire_begin(&m, SM_WIRE_HELLO, 0);
+	m.hello.role = SM_WIRE_CLIENT;
+	sm_os_name(m.hello.name, sizeof(m.hello.name));
+	return sm_wire_send(fd, &m, NULL, 0);
+}
+
+static int
+hear_welcome(int fd, unsigned ms)
+{
+	struct sm_wire_message m;
+	struct sm_wire_from from;
+	const char *why = "not a welcome";
+	unsigned readable;
+	int e = sm_wire_await(&fd, 1, ms, &readable);
+
+	if (e)
+		return sm_fail(e, "the daemon has not answered: it is locked, or stopped");
+	e = sm_wire_receive(fd, &m, &from);
+	if (e || from.n == 0)
+		return sm_fail(e ? e : ECONNRESET, "the daemon hung up: its log tells why");
+	if (sm_wire_check(&m, from.n, SM_WIRE_DAEMON, from.fds, &why) ||
+		m.head.type != SM_WIRE_WELCOME) {
+		sm_wire_close_fds(&from);
+		return sm_fail(EPROTO, "the daemon's greeting is %s", why ? why : "not a welcome");
+	}
+	d.policy = m.welcome.policy;
+	for (int i = 0; i < LIFELINES; i++)
+		take_end(LIFELINE + i, from.fd[i]);
+	return 0;
+}
+
+static int
+greet(const char *path, unsigned ms)
+{
+	int fd, e = sm_wire_connect(path, &fd);
+
+	if (e)
+		return no_connection(e, path);
+	take_end(SOCKET, fd);
+	e = say_hello(end_of(SOCKET));
+	if (e)
+		e = sm_fail(e, "the daemon at %s hung up: its log tells why", path);
+	else
+		e = hear_welcome(end_of(SOCKET), ms);
+	d.connected = e == 0;
+	if (e)
+		hang_up();
+	return e;
+}
+
+int
+sm_daemon_connect(const char *path, unsigned ms)
+{
+	d.failure = path && !d.on_its_own ? greet(path, ms) : 0;
+	return d.failure;
+}
+
+int
+sm_daemon_failure(void)
+{
+	return d.failure;
+}
+
+void
+sm_daemon_renew(void)
+{
+	d.on_its_own = false;
+	d.failure = 0;
+}
+
+bool
+sm_daemon_ends(void)
+{
+	return atomic_load(&d.ends);
+}
+
+/* --------------------------------------------------------------------- end */
+
+static void
+say(const char *line)
+{
+	if (write(STDERR_FILENO, line, strlen(line)) < 0)
+		return;
+}
+
+_Noreturn static void
+die(const char *line)
+{
+	secmalloc_purge();
+	say(line);
+	for (;;)
+		sm_os_kill_self();
+}
+
+/* Locked, the key is lost for good. Returns: the thread ends. */
+static bool
+lose_daemon(void)
+{
+	if (d.locked || d.policy == SM_WIRE_DIE)
+		die("secmalloc: the daemon is gone: everything was purged, and this program ends\n");
+	d.on_its_own = true;
+	hang_up();
+	return false;
+}
+
+/* ---------------------------------------------------------------- messages */
+
+static bool
+answer(struct sm_wire_message *m)
+{
+	int e = sm_wire_send(end_of(SOCKET), m, NULL, 0);
+
+	sm_wipe(m, sizeof(*m));
+	return e == 0 || lose_daemon();
+}
+
+static bool
+done(struct sm_wire_message *m, uint32_t serial, int error)
+{
+	sm_wire_begin(m, SM_WIRE_DONE, serial);
+	m->done.error = (uint32_t)error;
+	return answer(m);
+}
+
+static void
+arm(void)
+{
+	for (int i = 0; i < LIFELINES; i++)
+		if (sm_wire_arm(end_of(LIFELINE + i)))
+			(void)lose_daemon();
+}
+
+static void
+disarm(void)
+{
+	for (int i = 0; i < LIFELINES; i++)
+		sm_wire_disarm(end_of(LIFELINE + i));
+}
+
+static void
+note_tally(void)
+{
+	sm_stats_tally(&d.tally);
+	d.tally.bytes_clear = 0;
+	d.tally.chunks_closed = d.tally.chunks;
+	d.tally.state = SM_WIRE_IS_LOCKED;
+}
+
+static bool
+lock(struct page *p, uint32_t serial)
+{
+	struct sm_wire_message *m = &p->message;
+	unsigned ms = m->lock.deadline_ms;
+	bool given = false;
+	int e;
+
+	note_tally();
+	e = sm_halt_begin(ms, &p->parcel, &given);
+	if (e == EBADMSG)
+		die("secmalloc: what was closed for the daemon could not be opened again: everything "
+		    "was purged, and this program ends\n");
+	sm_wire_begin(m, SM_WIRE_LOCKED, serial);
+	m->locked.error = (uint32_t)e;
+	if (e == 0) {
+		d.locked = true;
+		arm();
+	}
+	if (given) {
+		m->locked.bytes = sizeof(p->parcel);
+		memcpy(m->locked.parcel, &p->parcel, sizeof(p->parcel));
+		sm_wipe(&p->parcel, sizeof(p->parcel));
+		sm_wipe_traces(); /* memcpy leaves keys in the vector registers */
+	}
+	return answer(m);
+}
+
+static bool
+unlock(struct page *p, uint32_t serial)
+{
+	struct sm_wire_message *m = &p->message;
+	int e;
+
+	memcpy(&p->parcel, m->unlock.parcel, sizeof(p->parcel));
+	sm_wipe(m, sizeof(*m));
+	sm_wipe_traces(); /* memcpy leaves keys in the vector registers */
+	e = sm_halt_end(&p->parcel);
+	sm_wipe(&p->parcel, sizeof(p->parcel));
+	if (e) {
+		(void)done(m, serial, e);
+		die("secmalloc: with the keys that the daemon gave back not everything could be opened: "
+		    "everything was purged, and this program ends\n");
+	}
+	disarm();
+	d.locked = false;
+	return done(m, serial, 0);
+}
+
+static bool
+purge(struct page *p, uint32_t serial)
+{
+	secmalloc_purge();
+	if (d.locked) {
+		(void)sm_halt_end(&p->parcel);
+		disarm();
+		d.locked = false;
+	}
+	return done(&p->message, serial, 0);
+}
+
+static bool
+count(struct sm_wire_message *m, uint32_t serial)
+{
+	sm_wire_begin(m, SM_WIRE_TALLY, serial);
+	if (d.locked)
+		m->tally = d.tally;
+	else
+		sm_stats_tally(&m->tally);
+	if (sm_purged())
+		m->tally.state = SM_WIRE_IS_PURGED;
+	return answer(m);
+}
+
+/* Returns: false: the thread ends. */
+static bool
+obey(struct page *p)
+{
+	struct sm_wire_message *m = &p->message;
+	uint32_t serial = m->head.serial;
+
+	switch (m->head.type) {
+	case SM_WIRE_LOCK:
+		return d.locked ? lose_daemon() : lock(p, serial);
+	case SM_WIRE_UNLOCK:
+		return d.locked ? unlock(p, serial) : lose_daemon();
+	case SM_WIRE_PURGE:
+		return purge(p, serial);
+	case SM_WIRE_COUNT:
+		return count(m, serial);
+	case SM_WIRE_DROP:
+		if (d.locked)
+			return lose_daemon();
+		d.on_its_own = true;
+		hang_up();
+		return false;
+	default:
+		return lose_daemon();
+	}
+}
+
+static bool
+hear(struct page *p)
+{
+	struct sm_wire_from from;
+	int e = sm_wire_receive(end_of(SOCKET), &p->message, &from);
+	bool goes_on;
+
+	if (e == EAGAIN)
+		return true;
+	if (e || from.n == 0)
+		return lose_daemon();
+	if (sm_wire_check(&p->message, from.n, SM_WIRE_DAEMON, from.fds, NULL)) {
+		sm_wire_close_fds(&from);
+		return lose_daemon();
+	}
+	goes_on = obey(p);
+	sm_wipe(&p->message, sizeof(p->message));
+	return goes_on;
+}
+
+/* ------------------------------------------------------------------ thread */
+
+static int
+listen_on(void *unused)
+{
+	struct page *p = atomic_load(&d.page);
+	bool goes_on = true;
+	unsigned readable;
+	int fd[LISTENED];
+
+	(void)unused;
+	sm_os_ours(true);
+	for (int i = 0; i < LISTENED; i++)
+		fd[i] = end_of(i);
+	while (goes_on && !atomic_load(&d.ends)) {
+		int e = sm_wire_await(fd, LISTENED, 0, &readable);
+
+		if (e == 0 && readable & 1u << BELL)
+			break;
+		if (e || readable & (1u << LIFELINE | 1u << LIFELINE_TOO))
+			goes_on = lose_daemon();
+		else
+			goes_on = hear(p);
+	}
+	sm_os_ours(false);
+	return 0;
+}
+
+static void *
+listen_in_pthread(void *unused)
+{
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &(int){ 0 });
+	(void)listen_on(unused);
+	return NULL;
+}
+
+/* As those of keys. */
+static int
+obtain_page(void)
+{
+	const struct sm_config *c = sm_config();
+	struct sm_wish wish = { .require = c->require,
+		.without = c->without & ~SECMALLOC_FORKSAFE };
+	size_t page = c->page_bytes, bytes = sm_round_up(sizeof(struct page), page);
+	int e = sm_os_reserve(bytes + 2 * page, &d.reserved);
+
+	if (e)
+		return e;
+	e = sm_os_obtain((unsigned char *)d.reserved + page, bytes, &wish, &d.area);
+	if (e) {
+		sm_os_unreserve(d.reserved, bytes + 2 * page);
+		d.reserved = NULL;
+		return e;
+	}
+	atomic_store(&d.page, (struct page *)(void *)d.area.base);
+	return 0;
+}
+
+static void
+give_page_back(void)
+{
+	size_t bytes = d.area.bytes + 2 * sm_os_page_bytes();
+
+	if (!d.reserved)
+		return;
+	atomic_store(&d.page, NULL);
+	sm_purge_await();
+	sm_wipe(d.area.base, d.area.bytes);
+	sm_os_release(&d.area);
+	sm_os_unreserve(d.reserved, bytes);
+	d.reserved = NULL;
+}
+
+static int
+hang_bell(void)
+{
+	int ends[2];
+
+	if (pipe(ends))
+		return sm_fail(errno, "pipe failed (%d): raise RLIMIT_NOFILE", errno);
+	for (int i = 0; i < 2; i++) {
+		(void)fcntl(ends[i], F_SETFD, FD_CLOEXEC);
+		take_end(BELL + i, ends[i]);
+	}
+	return 0;
+}
+
+static int
+start_thread(void)
+{
+	int e;
+
+	atomic_store(&d.ends, false);
+	d.locked = false;
+	d.apart = sm_host.unaware && sm_raw_here();
+	e = d.apart ? sm_raw_start(&d.raw, listen_on) :
+		      sm_helper_create(&d.thread, listen_in_pthread);
+	d.runs = e == 0;
+	return e ? sm_fail(EAGAIN, "the thread for the daemon could not be started (%d): raise "
+				   "RLIMIT_NPROC", e) : 0;
+}
+
+int
+sm_daemon_start(void)
+{
+	int e;
+
+	if (!d.connected)
+		return 0;
+	e = sm_park_start();
+	if (e == 0)
+		e = obtain_page();
+	if (e == 0)
+		e = hang_bell();
+	if (e == 0)
+		e = start_thread();
+	return e;
+}
+
+static void
+end_thread(void)
+{
+	if (!d.runs)
+		return;
+	atomic_store(&d.ends, true);
+	if (write(end_of(BELL_ROPE), "", 1) != 1)
+		sm_die_of("the descriptors of the daemon were closed: a program closes only its own",
+			NULL);
+	if (d.apart)
+		sm_raw_join(&d.raw);
+	else
+		pthread_join(d.thread, NULL);
+	d.runs = false;
+}
+
+void
+sm_daemon_stop(void)
+{
+	end_thread();
+	for (int i = 0; i < ENDS; i++)
+		close_end(i);
+	d.connected = false;
+	give_page_back();
+	sm_park_stop();
+}
+
+void
+sm_daemon_forget(void)
+{
+	for (int i = 0; i < ENDS; i++)
+		close_end(i);
+	if (d.runs && d.apart)
+		sm_raw_forget(&d.raw);
+	if (d.area.base)
+		sm_os_cover(d.area.base, d.area.bytes, d.area.absent);
+	d.area = (struct sm_area){ 0 };
+	d.reserved = NULL; /* address space, left covered, as that of keys */
+	atomic_store(&d.page, NULL);
+	d.runs = d.connected = d.locked = false;
+	sm_park_forget();
+}
+
+SM_NO_TSAN void
+sm_daemon_purge(void)
+{
+	struct page *p = atomic_load(&d.page);
+
+	if (p) {
+		sm_purge_wipe(&p->parcel, sizeof(p->parcel));
+		sm_purge_wipe(p->message.locked.parcel, sizeof(p->message.locked.parcel));
+	}
+	if (!sm_park_needed())
+		sm_park_open();
+}
