@@ -1,34 +1,15 @@
 /*
- * leak_keys.c - what makes leak_victim leak_keys: it knows where the halves of its key are
+ * leak_keys.c - what, with leak_where.c, makes leak_victim leak_keys: it knows its key
  *
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * It only says where.  leak_key reads the halves from there and joins them itself, so that no
- * whole key is ever here but the library's own, and what leak_spill leaves on purpose.
+ * No whole key is ever here but the library's own, and what leak_spill leaves on purpose.
  */
-#include <inttypes.h>
 #include <sodium.h>
-#include <stdio.h>
 
 #include "key/inside.h"
 #include "leak.h"
-
-int
-leak_where(void)
-{
-	struct sm_left *left = sm_keys.left;
-	struct secmalloc_stats st = SECMALLOC_STATS_INIT;
-
-	if (left == NULL || secmalloc_stats(&st) != 0)
-		return -1;
-	snprintf(leak_note, sizeof leak_note,
-		"%s %#" PRIxPTR " %#" PRIxPTR " %zu %#" PRIxPTR " %#" PRIxPTR,
-		st.cipher == SECMALLOC_CIPHER_AES256GCM ? "aes" : "xchacha",
-		(uintptr_t)left->half[atomic_load(&sm_keys.now)], (uintptr_t)sm_keys.right.half,
-		sm_keys.prekey_bytes, (uintptr_t)sm_keys.slots, (uintptr_t)left->wrapped.salt);
-	return 0;
-}
 
 typedef unsigned long long ull; /* libsodium's */
 
