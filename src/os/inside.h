@@ -59,5 +59,7 @@ void sm_sys_deallocate(int fd, uint64_t at, uint64_t n);
 /** sm_sys_barrier - a memory barrier in every thread of this process; ENOTSUP */
 int sm_sys_barrier(void);
 int sm_sys_undumpable(void);
+/** sm_sys_mask - these signals are blocked for this thread, and no others; what was before, if asked */
+void sm_sys_mask(const struct sm_mask *m, struct sm_mask *before);
 
 #endif
