@@ -57,6 +57,8 @@ bool sm_options_read(const char *text, struct sm_options *o);
  * NULL: none left, or it cannot be locked. */
 void *sm_early_alloc(size_t size, size_t align);
 bool sm_early_owns(const void *p);
+/** sm_early_meets - some of these bytes are in it */
+bool sm_early_meets(const void *p, size_t n);
 /** sm_early_size - exactly what was asked for */
 size_t sm_early_size(const void *p);
 /** sm_early_lock - all that is used of it is locked; false: it cannot be */

@@ -78,6 +78,10 @@ for part in family threads kernel end spawn loaded ids keep forks fork_threads; 
 		is "$?:$(head -n 3 "$work/err")" 0: "run_victim $part at $set"
 	done
 done
+for set in $sets; do
+	run --clear-set "$set" "$build/tests/run_locks" >"$work/got" 2>"$work/err"
+	is "$?:$(head -n 3 "$work/err")" 0: "run_locks at $set"
+done
 same "run_victim end" "$victim" end
 run "$victim" twice 2>"$work/err"
 is "$?:$(grep -c 'double free' "$work/err")" 134:1 "a second free"
