@@ -80,6 +80,10 @@ bool sm_wide_free(void *p);
 /** sm_ids_begin, sm_keep_begin - look up the functions that ids.c and keep.c stand before */
 void sm_ids_begin(void);
 void sm_keep_begin(void);
+/** sm_keep_is_heap - some of these bytes are on pages of ours */
+bool sm_keep_is_heap(const void *at, size_t n);
+/** sm_direct_begin - from now on O_DIRECT is for parts of so many clear bytes; 0: the default */
+void sm_direct_begin(size_t clear_bytes);
 
 /* -------------------------------------------------------------------- text */
 

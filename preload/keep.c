@@ -129,8 +129,8 @@ closefrom(int first)
 
 /* -------------------------------------------------------------------- locks */
 
-static bool
-is_heap(const void *at, size_t n)
+bool
+sm_keep_is_heap(const void *at, size_t n)
 {
 	bool (*meets)(const void *, size_t) = atomic_load(&sm_host.meets);
 
@@ -141,7 +141,7 @@ is_heap(const void *at, size_t n)
 SM_SHOWN int
 munlock(const void *at, size_t n)
 {
-	return is_heap(at, n) ? 0 : (int)syscall(SYS_munlock, at, n);
+	return sm_keep_is_heap(at, n) ? 0 : (int)syscall(SYS_munlock, at, n);
 }
 
 /* It would undo ours as well, and nobody knows what the program has locked. */
@@ -192,7 +192,7 @@ __wrap_mprotect(void *at, size_t n, int access)
 SM_SHOWN int
 mprotect(void *at, size_t n, int access)
 {
-	if (!is_heap(at, n))
+	if (!sm_keep_is_heap(at, n))
 		return __wrap_mprotect(at, n, access);
 	if (access == (PROT_READ | PROT_WRITE))
 		return 0;
