@@ -82,6 +82,15 @@ sm_early_owns(const void *p)
 	return at && (uintptr_t)p - (uintptr_t)at < EARLY_BYTES;
 }
 
+bool
+sm_early_meets(const void *p, size_t n)
+{
+	unsigned char *at = atomic_load_explicit(&base, memory_order_acquire);
+
+	return at && (uintptr_t)p < (uintptr_t)at + EARLY_BYTES &&
+		n > (uintptr_t)at - sm_min_size((uintptr_t)p, (uintptr_t)at);
+}
+
 size_t
 sm_early_size(const void *p)
 {

@@ -59,6 +59,8 @@ bool sm_options_read(const char *text, struct sm_options *o);
  * NULL: none left, or it cannot be locked. */
 void *sm_early_alloc(size_t size, size_t align);
 bool sm_early_owns(const void *p);
+/** sm_early_meets - some of these bytes are in it */
+bool sm_early_meets(const void *p, size_t n);
 /** sm_early_size - exactly what was asked for */
 size_t sm_early_size(const void *p);
 /** sm_early_lock - all that is used of it is locked; false: it cannot be */
@@ -80,6 +82,10 @@ bool sm_wide_free(void *p);
 /** sm_ids_begin, sm_keep_begin - look up the functions that ids.c and keep.c stand before */
 void sm_ids_begin(void);
 void sm_keep_begin(void);
+/** sm_keep_is_heap - some of these bytes are on pages of ours */
+bool sm_keep_is_heap(const void *at, size_t n);
+/** sm_direct_begin - from now on O_DIRECT is for parts of so many clear bytes; 0: the default */
+void sm_direct_begin(size_t clear_bytes);
 
 /* -------------------------------------------------------------------- text */
 

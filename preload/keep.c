@@ -6,8 +6,9 @@
  *
  * Programs close descriptors that they did not open, all there are; without ours the kernel would
  * show zeros where a page is closed. And whoever undoes all locks undoes those of clear pages, and
- * a page can only be moved between places that are locked alike. What madvise(2) says of the heap
- * is heeded where the program can see it: elsewhere it would undo what was said of it before.
+ * a page can only be moved between places that are locked, and protected, alike. What madvise(2) says
+ * of the heap is heeded where the program can see it: elsewhere it would undo what was said of it
+ * before.
  */
 #include "inside.h"
 
@@ -128,15 +129,22 @@ closefrom(int first)
 
 /* -------------------------------------------------------------------- locks */
 
-/* What is locked stays so until it is unmapped. */
+bool
+sm_keep_is_heap(const void *at, size_t n)
+{
+	bool (*meets)(const void *, size_t) = atomic_load(&sm_host.meets);
+
+	return n > 0 && (sm_early_meets(at, n) || (meets && meets(at, n)));
+}
+
+/* The heap stays locked, whatever else is. */
 SM_SHOWN int
 munlock(const void *at, size_t n)
 {
-	(void)at;
-	(void)n;
-	return 0;
+	return sm_keep_is_heap(at, n) ? 0 : (int)syscall(SYS_munlock, at, n);
 }
 
+/* It would undo ours as well, and nobody knows what the program has locked. */
 SM_SHOWN int
 munlockall(void)
 {
@@ -150,9 +158,10 @@ mlockall(int flags)
 	return (int)syscall(SYS_mlockall, flags | MCL_ONFAULT);
 }
 
-/* ------------------------------------------------------------------- advice */
+/* ------------------------------------------------------- advice and protection */
 
 int __wrap_madvise(void *at, size_t n, int advice);
+int __wrap_mprotect(void *at, size_t n, int access);
 
 /* The library's own calls come here: see Makefile.am. */
 int
@@ -171,4 +180,22 @@ madvise(void *at, size_t n, int advice)
 	if (forget && (uintptr_t)at % page == 0 && n <= PTRDIFF_MAX && forget(at, drops ? n : 0))
 		return 0;
 	return __wrap_madvise(at, n, advice);
+}
+
+int
+__wrap_mprotect(void *at, size_t n, int access)
+{
+	return (int)syscall(SYS_mprotect, at, n, access);
+}
+
+/* A page that is protected otherwise could be closed no more, nor opened. */
+SM_SHOWN int
+mprotect(void *at, size_t n, int access)
+{
+	if (!sm_keep_is_heap(at, n))
+		return __wrap_mprotect(at, n, access);
+	if (access == (PROT_READ | PROT_WRITE))
+		return 0;
+	errno = EACCES;
+	return -1;
 }

@@ -160,6 +160,7 @@ at_load(void)
 	check_order();
 	sm_ids_begin();
 	sm_keep_begin();
+	sm_direct_begin(options.clear_bytes);
 	sm_early_begin();
 }
 

@@ -4,17 +4,16 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  */
-#include "contract.h"
+#include "counters.h"
 #include "no_uffd.h"
 #include "outside.h"
-#include <pthread.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 
-enum { CLEAR_PAGES = 64, RESERVE_PAGES = 32, PAGE = 4096, MODES = 2, THREADS = 4 };
+enum { CLEAR_PAGES = 64, RESERVE_PAGES = 32, PAGE = 4096, MODES = 2 };
 enum { BY_THREAD = 1, BY_SIGNAL = 2 };
 
 /* As root a thread of the library serves faults, as nobody the thread that touches. */
@@ -209,45 +208,11 @@ END_TEST
 
 /* ----------------------------------------------------------------- threads */
 
-enum { COUNTERS = 3000, ROUNDS = 30 };
-
-static unsigned *counters[COUNTERS];
-
-static void *
-count(void *arg)
-{
-	size_t mine = *(size_t *)arg;
-
-	for (unsigned r = 0; r < ROUNDS; r++)
-		for (size_t i = 0; i < COUNTERS; i++)
-			counters[i][mine]++;
-	return NULL;
-}
-
 static void
 lost_updates(void *mode)
 {
-	size_t number[THREADS];
-	pthread_t t[THREADS];
-
 	enter(mode, 1);
-	for (size_t i = 0; i < COUNTERS; i++) {
-		counters[i] = secmalloc(300);
-		MUST(counters[i] != NULL);
-	}
-	for (size_t i = 0; i < THREADS; i++) {
-		number[i] = i;
-		MUST(pthread_create(&t[i], NULL, count, &number[i]) == 0);
-	}
-	for (unsigned i = 0; i < 50; i++)
-		MUST(secmalloc_encrypt_all() == 0);
-	for (size_t i = 0; i < THREADS; i++)
-		MUST(pthread_join(t[i], NULL) == 0);
-	for (size_t i = 0; i < COUNTERS; i++)
-		for (size_t k = 0; k < THREADS; k++)
-			MUST(counters[i][k] == ROUNDS);
-	MUST(stats_now().tampered == 0);
-	MUST(secmalloc_term() == 0);
+	count_all();
 }
 
 START_TEST(threads_lose_no_update_while_everything_closes)

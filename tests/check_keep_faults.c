@@ -19,7 +19,7 @@ static const struct injection {
 	int error;
 } INJECTIONS[] = {
 	{ "mmap", MMAP, ENOMEM }, { "mlock", MLOCK, ENOMEM }, { "mlock", MLOCK, EPERM },
-	{ "mlock2", MLOCK2, ENOMEM }, 	{ "munlock", MUNLOCK, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
+	{ "mlock2", MLOCK2, ENOMEM }, { "munlock", MUNLOCK, ENOMEM }, { "mprotect", MPROTECT, ENOMEM },
 	{ "mprotect", MPROTECT, EACCES }, { "madvise", MADVISE, EINVAL },
 	{ "madvise", MADVISE, ENOMEM }, { "mremap", MREMAP, ENOMEM },
 	{ "ftruncate", FTRUNCATE, ENOMEM }, { "memfd_secret", MEMFD_SECRET, EMFILE },

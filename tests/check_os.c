@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -182,6 +183,35 @@ START_TEST(frozen_pages_refuse_a_write)
 }
 END_TEST
 
+/* Of this thread, as the kernel tells. */
+static unsigned long long
+blocked(void)
+{
+	unsigned long long set = 0;
+	char line[128];
+	FILE *f = fopen("/proc/thread-self/status", "r");
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "SigBlk: %llx", &set) == 1)
+			break;
+	fclose(f);
+	return set;
+}
+
+START_TEST(no_signal_is_left_out_not_even_those_of_the_C_library)
+{
+	const unsigned long long never = 1ULL << (SIGKILL - 1) | 1ULL << (SIGSTOP - 1);
+	unsigned long long before = blocked();
+	struct sm_mask m;
+
+	sm_os_mask(&m);
+	ck_assert_uint_eq(blocked(), ~never);
+	sm_os_unmask(&m);
+	ck_assert_uint_eq(blocked(), before);
+}
+END_TEST
+
 START_TEST(random_bytes_differ)
 {
 	unsigned char a[32] = { 0 }, b[32] = { 0 };
@@ -304,6 +334,7 @@ main(void)
 	tcase_add_test(t, covering_a_hole_leaves_what_another_mapped_there);
 	tcase_add_test(t, frozen_pages_refuse_a_write);
 	tcase_add_test(t, random_bytes_differ);
+	tcase_add_test(t, no_signal_is_left_out_not_even_those_of_the_C_library);
 	tcase_add_test(t, undumpable_is_what_the_kernel_says);
 	tcase_add_test(t, no_right_to_lock_is_EPERM_and_says_so);
 	tcase_add_test(t, over_the_limit_is_ENOMEM_and_says_so);

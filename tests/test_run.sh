@@ -78,6 +78,21 @@ for part in family threads kernel end spawn loaded ids keep forks fork_threads; 
 		is "$?:$(head -n 3 "$work/err")" 0: "run_victim $part at $set"
 	done
 done
+for set in $sets; do
+	run --clear-set "$set" "$build/tests/run_locks" >"$work/got" 2>"$work/err"
+	is "$?:$(head -n 3 "$work/err")" 0: "run_locks at $set"
+done
+"$build/tests/run_direct" "$work/direct"
+case $? in
+0)
+	for set in $sets; do
+		run --clear-set "$set" "$build/tests/run_direct" "$work/direct" 2>"$work/err"
+		is "$?:$(head -n 3 "$work/err")" 0: "run_direct at $set"
+	done
+	;;
+3) echo "NOT TESTED: O_DIRECT, which this folder has not" ;;
+*) fail "run_direct fails as it is" ;;
+esac
 same "run_victim end" "$victim" end
 run "$victim" twice 2>"$work/err"
 is "$?:$(grep -c 'double free' "$work/err")" 134:1 "a second free"

@@ -365,6 +365,8 @@ struct sm_host {
 	int (*_Atomic everywhere)(long number, const long args[6]);
 	/* Likewise: these pages hold zeros from now on, as after madvise(2); false: none of ours. */
 	bool (*_Atomic forget)(void *at, size_t bytes);
+	/* Likewise: some of these bytes are on pages that are ours to lock and to protect. */
+	bool (*_Atomic meets)(const void *at, size_t bytes);
 	/* Likewise, of transparent mode: pages closed since start, the most that were clear. */
 	uint64_t (*_Atomic pages_closed)(void);
 	uint64_t (*_Atomic clear_bytes_most)(void);

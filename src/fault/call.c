@@ -92,11 +92,11 @@ sm_fault_call(long number, const long args[6])
 	struct sm_mask m;
 	int kept = errno, e;
 
-	sm_raw_mask(&m);
+	sm_os_mask(&m);
 	sm_lock_take(&call.lock, SM_RANK_CALL);
 	e = call.open ? ask(number, args) : 0;
 	sm_lock_release(&call.lock, SM_RANK_CALL);
-	sm_raw_unmask(&m);
+	sm_os_unmask(&m);
 	errno = kept;
 	return e;
 }
@@ -118,11 +118,11 @@ sm_call_open(bool open)
 {
 	struct sm_mask m;
 
-	sm_raw_mask(&m);
+	sm_os_mask(&m);
 	sm_lock_take(&call.lock, SM_RANK_CALL);
 	call.open = open;
 	sm_lock_release(&call.lock, SM_RANK_CALL);
-	sm_raw_unmask(&m);
+	sm_os_unmask(&m);
 }
 
 void

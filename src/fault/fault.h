@@ -72,6 +72,9 @@ void sm_fault_drop(unsigned char *base, size_t bytes);
  * of it is zero. False: not in a pool of ours. */
 bool sm_fault_forget(void *at, size_t bytes);
 
+/** sm_fault_meets - some of these bytes are on pages of a pool of ours, or of frames */
+bool sm_fault_meets(const void *at, size_t bytes);
+
 /** sm_fault_shut, sm_fault_reach - nobody may touch these pages, which hold nothing; or again.
  * False: the heap sees to that itself. */
 bool sm_fault_shut(unsigned char *base, size_t bytes);

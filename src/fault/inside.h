@@ -255,10 +255,6 @@ void sm_call_forget(void);
 void sm_raw_await(_Atomic uint32_t *word, uint32_t seen);
 void sm_raw_wake(_Atomic uint32_t *word);
 
-/** sm_raw_mask, sm_raw_unmask - as sm_os_mask, and the C library's own signals */
-void sm_raw_mask(struct sm_mask *m);
-void sm_raw_unmask(const struct sm_mask *m);
-
 /** sm_tls_bytes - what the variables of a thread take; 0: the C library does not tell */
 size_t sm_tls_bytes(void);
 /** sm_tls_make - lay them out in zero bytes; returns the thread pointer */

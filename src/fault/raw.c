@@ -10,7 +10,6 @@
 
 enum {
 	STACK_BYTES = 64 << 10,
-	SIGNALS_BYTES = 8, /* the kernel's set; the C library's leaves two of its own out */
 	HOW = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
 		CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID
 };
@@ -28,21 +27,6 @@ void
 sm_raw_wake(_Atomic uint32_t *word)
 {
 	(void)syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
-}
-
-void
-sm_raw_mask(struct sm_mask *m)
-{
-	struct sm_mask all;
-
-	memset(&all, 0xff, sizeof(all));
-	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, m, SIGNALS_BYTES);
-}
-
-void
-sm_raw_unmask(const struct sm_mask *m)
-{
-	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, m, NULL, SIGNALS_BYTES);
 }
 
 /* ------------------------------------------------------------------ thread */
@@ -92,11 +76,11 @@ sm_raw_start(struct sm_raw *r, int (*run)(void *))
 	if (e)
 		return e;
 	top = r->area.base + STACK_BYTES;
-	sm_raw_mask(&m);
+	sm_os_mask(&m);
 	if (clone(run, top, HOW, NULL, &r->tid, sm_tls_make(top), &r->tid) < 0)
 		e = sm_fail(EAGAIN, "a thread could not be started (%d): raise "
 				    "RLIMIT_NPROC", errno);
-	sm_raw_unmask(&m);
+	sm_os_unmask(&m);
 	if (e)
 		give_back(r);
 	return e;

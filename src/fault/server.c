@@ -221,7 +221,7 @@ start_signal(void)
 	memset(&a, 0, sizeof(a));
 	a.sa_sigaction = on_signal;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
-	sigfillset(&a.sa_mask);
+	memset(&a.sa_mask, 0xff, sizeof(a.sa_mask)); /* as sm_os_mask: locks are held in it */
 	if (sigaction(the_signal(), &a, &server.former) == 0)
 		return 0;
 	return sm_fail(ENOTSUP, "sigaction failed (%d): allow the system call", errno);

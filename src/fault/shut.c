@@ -75,6 +75,29 @@ sm_fault_forget(void *at, size_t bytes)
 	return true;
 }
 
+/* From a page's beginning to a page's end, as the kernel takes them. */
+static bool
+meets(const void *base, size_t n, uintptr_t from, uintptr_t to)
+{
+	return base && (uintptr_t)base < to && from < (uintptr_t)base + n;
+}
+
+bool
+sm_fault_meets(const void *at, size_t bytes)
+{
+	size_t page = sm_engine.page_bytes;
+	uintptr_t from = (uintptr_t)at & ~(uintptr_t)(page - 1);
+	uintptr_t to = bytes > UINTPTR_MAX - (uintptr_t)at - page ? UINTPTR_MAX :
+			sm_round_up((uintptr_t)at + bytes, page);
+
+	if (meets(sm_engine.p.base, sm_engine.p.bytes, from, to))
+		return true;
+	for (size_t k = 0; k < sm_engine.nspans; k++)
+		if (meets(sm_engine.spans[k].u, sm_engine.spans[k].pages * page, from, to))
+			return true;
+	return false;
+}
+
 void
 sm_engine_deny(void *at)
 {

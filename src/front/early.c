@@ -57,7 +57,7 @@ sm_early_watch(void)
 	memset(&a, 0, sizeof(a));
 	a.sa_sigaction = on_sigsegv;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
-	sigfillset(&a.sa_mask);
+	memset(&a.sa_mask, 0xff, sizeof(a.sa_mask)); /* as sm_os_mask */
 	watches = sigaction(SIGSEGV, &a, &former.action) == 0;
 	if (!watches)
 		return;

@@ -151,6 +151,7 @@ start_pages(const struct sm_config *c)
 		atomic_store(&sm_host.everywhere, sm_fault_call);
 	if (e == 0 && c->transparent) {
 		atomic_store(&sm_host.forget, sm_fault_forget);
+		atomic_store(&sm_host.meets, sm_fault_meets);
 		atomic_store(&sm_host.pages_closed, sm_fault_closed);
 		atomic_store(&sm_host.clear_bytes_most, sm_fault_clear_bytes_most);
 	}
@@ -162,6 +163,7 @@ stop_pages(void)
 {
 	atomic_store(&sm_host.everywhere, NULL);
 	atomic_store(&sm_host.forget, NULL);
+	atomic_store(&sm_host.meets, NULL);
 	atomic_store(&sm_host.pages_closed, NULL);
 	atomic_store(&sm_host.clear_bytes_most, NULL);
 	sm_fault_stop();

@@ -59,6 +59,8 @@ void sm_sys_deallocate(int fd, uint64_t at, uint64_t n);
 /** sm_sys_barrier - a memory barrier in every thread of this process; ENOTSUP */
 int sm_sys_barrier(void);
 int sm_sys_undumpable(void);
+/** sm_sys_mask - these signals are blocked for this thread, and no others; what was before, if asked */
+void sm_sys_mask(const struct sm_mask *m, struct sm_mask *before);
 
 /** sm_os_ours_forget - in a forked child: none of the library's threads is here */
 void sm_os_ours_forget(void);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,6 +260,16 @@ int
 sm_sys_undumpable(void)
 {
 	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ? errno : 0;
+}
+
+/* The C library's would leave out its own signals, which cancel threads and set ids. */
+void
+sm_sys_mask(const struct sm_mask *m, struct sm_mask *before)
+{
+	enum { SET_BYTES = _NSIG / 8 }; /* the kernel's */
+
+	_Static_assert(SET_BYTES <= sizeof(*m), "a set of signals fits");
+	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, m, before, SET_BYTES);
 }
 
 long

@@ -1,21 +1,19 @@
-#include "os/os.h"
+#include "os/inside.h"
 
-#include <pthread.h>
-#include <signal.h>
+#include <string.h>
 
-_Static_assert(sizeof(sigset_t) <= sizeof(struct sm_mask), "a set of signals fits");
-
+/* Also those that sigfillset(3) leaves out: by one of them a thread is cancelled. */
 void
 sm_os_mask(struct sm_mask *m)
 {
-	sigset_t all;
+	struct sm_mask all;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)(void *)m->bits);
+	memset(&all, 0xff, sizeof(all));
+	sm_sys_mask(&all, m);
 }
 
 void
 sm_os_unmask(const struct sm_mask *m)
 {
-	pthread_sigmask(SIG_SETMASK, (const sigset_t *)(const void *)m->bits, NULL);
+	sm_sys_mask(m, NULL);
 }

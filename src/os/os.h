@@ -130,7 +130,7 @@ int sm_os_pin_refused(int e, size_t bytes);
 int sm_os_unpin(void *base, size_t bytes);
 
 /** sm_os_mask, sm_os_unmask - no signal comes to this thread in between: its handler might touch a
- * page that only opens once a lock is free which this thread has */
+ * page that only opens once a lock is free which this thread has; nor is it cancelled */
 struct sm_mask {
 	unsigned long bits[16];
 };

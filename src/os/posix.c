@@ -2,6 +2,7 @@
 #include "os/inside.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -176,4 +177,13 @@ int
 sm_sys_barrier(void)
 {
 	return ENOTSUP;
+}
+
+_Static_assert(sizeof(sigset_t) <= sizeof(struct sm_mask), "a set of signals fits");
+
+void
+sm_sys_mask(const struct sm_mask *m, struct sm_mask *before)
+{
+	pthread_sigmask(SIG_SETMASK, (const sigset_t *)(const void *)m->bits,
+		before ? (sigset_t *)(void *)before->bits : NULL);
 }

@@ -140,12 +140,21 @@ sm_seal_bury(void)
 	}
 }
 
+/* Unlocked meanwhile: whoever did may have seen none. No lock is held. */
+static SM_COLD void
+bury_if_late(void)
+{
+	if (!sm_state_is(SM_LOCKED))
+		sm_seal_bury();
+}
+
 /* The gate was shut while this one was on its way in: nobody knows its address. */
 static SM_COLD struct sm_got
 too_late(void *ptr)
 {
 	struct sm_hand h;
 	unsigned turn = 0;
+	bool doomed;
 
 	for (; !sm_barred(); sm_rest(&turn)) { /* a fork, or several */
 		sm_gate_await();
@@ -154,9 +163,12 @@ too_late(void *ptr)
 	}
 	h = sm_hand_take(ptr);
 	if (h.c) {
-		if (!doom(&h))
+		doomed = doom(&h);
+		if (!doomed)
 			put_back(&h);
 		sm_hand_release(&h);
+		if (doomed)
+			bury_if_late();
 	}
 	return (struct sm_got){ NULL, sm_state_refuse() };
 }
@@ -218,8 +230,7 @@ sm_seal_free(void *ptr)
 	}
 	if (!SM_LIKELY(sm_config_runs()) && doom(&h)) {
 		sm_hand_release(&h);
-		if (!sm_state_is(SM_LOCKED)) /* unlocked meanwhile, and whoever did may have seen none */
-			sm_seal_bury();
+		bury_if_late();
 		return 0;
 	}
 	e = sm_heap_lift(h.c);
