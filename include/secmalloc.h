@@ -189,7 +189,7 @@ struct secmalloc_stats {
 	uint64_t unseals;          /* chunks opened since init */
 	uint64_t reseals;          /* chunks closed by timer */
 	uint64_t tampered;         /* openings refused with EBADMSG */
-	uint64_t faults_served;    /* transparent mode: pages opened when touched */
+	uint64_t faults_served;    /* transparent mode: pages opened when touched, or along */
 	uint64_t live_at_term;     /* chunks live at the last secmalloc_term; until the next init */
 	unsigned granted;          /* protection bits that held for every pool since init */
 	unsigned cipher;           /* enum secmalloc_cipher in use */

@@ -121,12 +121,6 @@ sm_engine_end(struct sm_work *w)
 
 /* ----------------------------------------------------------------- places */
 
-static unsigned char *
-frame_at(uint32_t f)
-{
-	return sm_engine.p.base + f * sm_engine.page_bytes;
-}
-
 struct sm_span *
 sm_engine_span(const void *at)
 {
@@ -164,15 +158,15 @@ sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *ke
 
 	s->page[i].epoch = key->epoch;
 	s->page[i].nonce = sm_key_nonce();
-	m = message(s, i, frame_at(f), ad);
-	m.to = s->x ? s->x + i * sm_engine.page_bytes : frame_at(f);
+	m = message(s, i, sm_frame_at(f), ad);
+	m.to = s->x ? s->x + i * sm_engine.page_bytes : sm_frame_at(f);
 	sm_cipher_seal(key->state, &m);
 	if (sm_purged()) /* a key that is wiped has hidden nothing */
 		sm_wipe(m.to, sm_engine.page_bytes);
-	e = sm_store_put(s, i, frame_at(f));
+	e = sm_store_put(s, i, sm_frame_at(f));
 	if (e && sm_cipher_open(key->state, &m) == 0)
 		return e;
-	sm_wipe(frame_at(f), sm_engine.page_bytes);
+	sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 	if (e == 0)
 		s->page[i].state = SM_PAGE_SEALED;
 	return e;
@@ -183,7 +177,7 @@ int
 sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
 {
 	const uint64_t ad[2] = { (uintptr_t)s->u + i * sm_engine.page_bytes, s->page[i].epoch };
-	struct sm_message m = message(s, i, frame_at(f), ad);
+	struct sm_message m = message(s, i, sm_frame_at(f), ad);
 	struct sm_loan other = { 0 };
 	int e = 0;
 
@@ -194,68 +188,29 @@ sm_engine_unseal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *
 	if (e)
 		return e == EINVAL ? EBADMSG : e;
 	m.scrap = true;
-	e = sm_store_get(s, i, frame_at(f));
+	e = sm_store_get(s, i, sm_frame_at(f));
 	if (e == 0)
 		e = sm_cipher_open(key->state, &m);
 	sm_key_return_beside(&other);
 	if (sm_purged())
 		e = sm_state_refuse();
 	if (e)
-		sm_wipe(frame_at(f), sm_engine.page_bytes);
+		sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 	return e;
 }
 
 /* -------------------------------------------------------------- clear pages */
 
-static void
-free_frame(uint32_t f)
-{
-	if (sm_engine.owner[f].span) {
-		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
-		atomic_fetch_add_explicit(&sm_engine.closed, 1, memory_order_relaxed);
-	}
-	sm_engine.owner[f].span = NULL;
-	sm_engine.free[sm_engine.nfree++] = f;
-}
-
-int
-sm_engine_pull(const struct sm_span *s, size_t i, uint32_t f)
-{
-	if (atomic_load(&sm_engine.owner[f].stuffed))
-		sm_mover->empty(frame_at(f));
-	atomic_store(&sm_engine.owner[f].stuffed, false);
-	return sm_mover->take(sm_engine.fd, frame_at(f), s->u + i * sm_engine.page_bytes);
-}
-
-bool
-sm_engine_stuff(const void *at)
-{
-	size_t into = (uintptr_t)at - (uintptr_t)sm_engine.p.base;
-	uint32_t f;
-
-	if (into >= sm_engine.p.bytes)
-		return false;
-	f = (uint32_t)(into / sm_engine.page_bytes);
-	sm_engine_take();
-	if (sm_engine.owner[f].span) /* noted first, as whoever waits runs on, and may purge */
-		atomic_store(&sm_engine.owner[f].stuffed, true);
-	if (!sm_engine.owner[f].span || sm_mover->zero(sm_engine.fd, frame_at(f)))
-		sm_uffd_wake(sm_engine.fd, frame_at(f));
-	sm_engine_let_go();
-	return true;
-}
-
 /* The program has thrown the page away (madvise): it is as if it had never been. */
 static void
 refill(struct sm_span *s, size_t i)
 {
-	uint32_t f = s->page[i].frame;
-
-	if (sm_mover->zero(sm_engine.fd, frame_at(f)))
-		sm_die_of("there is no memory for a page: free some", s->u);
-	*(volatile unsigned char *)frame_at(f) = 0; /* a frame of its own, not the page of zeros */
+	if (sm_mover->shared)
+		sm_die_of("a page cannot be taken away: free some memory", s->u);
+	if (!s->locked)
+		sm_mover->unlock(s->u + i * sm_engine.page_bytes, sm_engine.page_bytes);
 	s->page[i].state = SM_PAGE_VIRGIN;
-	free_frame(f);
+	sm_frame_gone(s->page[i].frame);
 }
 
 /* X took nothing: the page stays clear. */
@@ -263,7 +218,7 @@ static void
 put_back(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
-	int e = sm_mover->put(sm_engine.fd, u, frame_at(s->page[i].frame));
+	int e = sm_mover->put(sm_engine.fd, u, sm_frame_at(s->page[i].frame));
 
 	if (e)
 		sm_die(SECMALLOC_FAULT_STORE, u);
@@ -275,7 +230,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_engine_pull(s, i, f);
+	int e = sm_frame_pull(s, i, f);
 
 	if (e == ENOENT) {
 		refill(s, i);
@@ -290,7 +245,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 	}
 	if (!s->locked)
 		sm_mover->unlock(u, sm_engine.page_bytes);
-	free_frame(f);
+	sm_frame_back(f);
 	return 0;
 }
 
@@ -301,20 +256,20 @@ sm_engine_discard(struct sm_span *s, size_t i)
 {
 	unsigned char *u = s->u + i * sm_engine.page_bytes;
 	uint32_t f = s->page[i].frame;
-	int e = sm_engine_pull(s, i, f);
+	int e = sm_frame_pull(s, i, f);
 
 	if (e == EBUSY) /* it is there, and can be written */
 		sm_wipe(u, sm_engine.page_bytes);
 	if (e && e != EEXIST) {
-		sm_mover->empty(u);
+		sm_mover->empty(u, sm_engine.page_bytes);
 		refill(s, i);
 		return;
 	}
 	if (!s->locked)
 		sm_mover->unlock(u, sm_engine.page_bytes);
-	sm_wipe(frame_at(f), sm_engine.page_bytes);
+	sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 	s->page[i].state = SM_PAGE_VIRGIN;
-	free_frame(f);
+	sm_frame_back(f);
 }
 
 /* The clock's hand goes over frames; pages that are held, or pinned by the kernel, stay. */
@@ -339,15 +294,17 @@ take_frame(uint32_t *f, const struct sm_loan *key)
 {
 	int e = 0;
 
-	while (e == 0 && sm_engine.nfree <= SM_FRAMES_SPARE)
+	while (e == 0 && sm_frames_free() <= SM_FRAMES_SPARE)
 		e = evict(key);
-	if (sm_engine.nfree == 0 && e == EIO)
+	if (sm_frames_free() == 0 && e == EIO)
 		return e;
-	if (sm_engine.nfree == 0)
+	if (sm_frames_free() == 0)
 		return sm_fail(ENOMEM, "all %zu pages that may be clear are held, or in use by the "
 				       "kernel: raise clear_limit", sm_engine.frames);
-	*f = sm_engine.free[--sm_engine.nfree];
-	return 0;
+	e = sm_frame_furnish();
+	if (e == 0)
+		*f = sm_frame_take();
+	return e;
 }
 
 static void
@@ -366,7 +323,7 @@ place(struct sm_span *s, size_t i, uint32_t f)
 	if (e)
 		return sm_fail(ENOMEM, "a page could not be locked (%d): raise RLIMIT_MEMLOCK "
 				       "(LimitMEMLOCK=), or lower clear_limit", e);
-	e = sm_mover->put(sm_engine.fd, u, frame_at(f));
+	e = sm_mover->put(sm_engine.fd, u, sm_frame_at(f));
 	if (e == 0)
 		return 0;
 	if (!s->locked)
@@ -374,24 +331,39 @@ place(struct sm_span *s, size_t i, uint32_t f)
 	return sm_fail(ENOMEM, "moving a page failed (%d): free some memory, and do not mprotect it", e);
 }
 
-/* Noted before whoever waits runs on, and before a purge can look for it. */
-static int
-show(struct sm_span *s, size_t i, uint32_t f)
+/* Before whoever waits runs on, and before a purge can look for it. */
+void
+sm_engine_note(struct sm_span *s, size_t i, uint32_t f)
+{
+	s->page[i].state = SM_PAGE_CLEAR;
+	s->page[i].frame = f;
+	sm_engine.owner[f].since = sm_os_now_ms();
+	sm_engine.owner[f].page = i;
+	sm_engine.owner[f].span = s;
+	note_clear(atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed) + 1);
+}
+
+/* It did not come to that; no page was closed. */
+void
+sm_engine_unnote(struct sm_span *s, size_t i, uint8_t before)
+{
+	s->page[i].state = before;
+	sm_engine.owner[s->page[i].frame].span = NULL;
+	atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
+}
+
+int
+sm_engine_show(struct sm_span *s, size_t i, uint32_t f)
 {
 	uint8_t before = s->page[i].state;
 	int e;
 
-	s->page[i].state = SM_PAGE_CLEAR;
-	s->page[i].frame = f;
-	sm_engine.owner[f] = (struct sm_owner){ .span = s, .page = i, .since = sm_os_now_ms() };
-	note_clear(atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed) + 1);
+	sm_engine_note(s, i, f);
 	e = place(s, i, f);
 	if (e) {
-		sm_wipe(frame_at(f), sm_engine.page_bytes);
-		s->page[i].state = before;
-		sm_engine.owner[f].span = NULL;
-		atomic_fetch_sub_explicit(&sm_engine.clear, 1, memory_order_relaxed);
-		free_frame(f);
+		sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
+		sm_engine_unnote(s, i, before);
+		sm_frame_back(f);
 	} else if (sm_purge_fence()) {
 		sm_engine_discard(s, i);
 		e = sm_state_refuse();
@@ -412,6 +384,8 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 		e = sm_mover->zero(sm_engine.fd, s->u + i * sm_engine.page_bytes);
 		return e ? sm_fail(ENOMEM, "filling a page failed (%d): free some memory", e) : 0;
 	}
+	if (p->state == SM_PAGE_VIRGIN && sm_engine_fresh(s, i) == 0)
+		return 0;
 	e = p->state == SM_PAGE_LOST ? EBADMSG : take_frame(&f, key);
 	if (e)
 		return e;
@@ -422,9 +396,9 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	if (e == EBADMSG)
 		p->state = SM_PAGE_LOST;
 	if (e == 0)
-		return show(s, i, f);
-	sm_wipe(frame_at(f), sm_engine.page_bytes);
-	free_frame(f);
+		return sm_engine_show(s, i, f);
+	sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
+	sm_frame_back(f);
 	return e;
 }
 
@@ -437,20 +411,24 @@ sm_engine_carry(struct sm_span *s, size_t i, const struct sm_loan *key)
 
 	if (s->page[i].state != SM_PAGE_SEALED || s->page[i].epoch == key->epoch)
 		return 0;
-	if (sm_engine.nfree == 0)
+	if (sm_frames_free() == 0)
 		return sm_fail(ENOMEM, "all %zu pages that may be clear are held: raise clear_limit",
 			sm_engine.frames);
-	f = sm_engine.free[sm_engine.nfree - 1];
+	e = sm_frame_furnish();
+	if (e)
+		return e;
+	f = sm_frame_take();
 	e = sm_engine_unseal(s, i, f, key);
 	if (e) {
-		sm_wipe(frame_at(f), sm_engine.page_bytes);
+		sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 		s->page[i] = kept;
+		sm_frame_back(f);
 		return e;
 	}
 	e = sm_engine_seal(s, i, f, key);
-	if (e) { /* X has a part of it now, and the frame all */
-		sm_engine.nfree--;
-		(void)show(s, i, f);
-	}
+	if (e) /* X has a part of it now, and the frame all */
+		(void)sm_engine_show(s, i, f);
+	else
+		sm_frame_back(f);
 	return e;
 }

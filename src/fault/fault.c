@@ -90,10 +90,8 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	sm_os_mask(&m);
 	sm_engine_take();
 	s = sm_engine_span(base);
-	for (size_t i = 0; s && i < s->pages; i++)
-		if (s->page[i].state == SM_PAGE_CLEAR)
-			sm_engine_discard(s, i);
 	if (s) {
+		sm_engine_discard_all(s, 0, s->pages);
 		gone = *s;
 		s->u = NULL;
 		s->pages = 0;
@@ -117,11 +115,11 @@ sm_fault_drop(unsigned char *base, size_t bytes)
 	sm_engine_take();
 	s = sm_engine_span(base);
 	first = sm_engine_index(s, base);
+	sm_engine_discard_all(s, first, bytes / sm_engine.page_bytes);
 	for (size_t i = first; i < first + bytes / sm_engine.page_bytes; i++) {
-		if (s->page[i].state == SM_PAGE_CLEAR)
-			sm_engine_discard(s, i);
 		s->page[i].state = SM_PAGE_VIRGIN;
 		s->page[i].holds = 0;
+		s->page[i].ahead = 0;
 	}
 	sm_engine_let_go();
 	sm_os_unmask(&m);
@@ -309,7 +307,7 @@ sm_engine_serve(void *at)
 	int e;
 
 	if (!sm_engine_span(at))
-		return sm_fault_by == SM_MODE_THREAD && sm_engine_stuff(at);
+		return sm_fault_by == SM_MODE_THREAD && sm_frame_stuff(at);
 	while ((e = serve_once(at)) != 0) {
 		if (e == EFAULT)
 			return false;
@@ -487,7 +485,7 @@ sm_fault_purge(void)
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
 		if (o.span && o.span->u && (sm_mover->shared ||
-			sm_engine_pull(o.span, o.page, (uint32_t)f) == 0))
+			sm_frame_pull(o.span, o.page, (uint32_t)f) == 0))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 	sm_engine_wake(); /* who waited for the unlocking, too */

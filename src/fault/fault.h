@@ -4,9 +4,10 @@
  * What the program sees, U, are the heap's pools, registered with userfaultfd(2). A page of it that
  * is closed is not there: its ciphertext lies in X, ordinary memory or a file. To open it, X is
  * decrypted into one of a few locked frames, P, and the frame is moved to U by UFFDIO_MOVE; to
- * close it, it is moved back, encrypted to X and wiped. A page that was never touched is a frame of
- * zeros. The tag vouches for address and epoch too. Where the kernel moves no pages, an open page
- * is a second mapping of its frame.
+ * close it, it is moved back, encrypted to X and wiped. The tag vouches for address and epoch too. A
+ * page that was never touched is zero, and comes with those of its run that are next while frames
+ * are plenty; it takes a place in P, to which the kernel adds memory no sooner than it is needed.
+ * Where the kernel moves no pages, an open page is a second mapping of its frame.
  */
 #ifndef SM_FAULT_H
 #define SM_FAULT_H

@@ -25,10 +25,11 @@ static bool owned, served; /* in a child: frames are its own; somebody serves */
 /* ------------------------------------------------------------------ parent */
 
 static int
-copy(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
+copy(struct sm_span *s, size_t i, const struct sm_loan *key)
 {
 	size_t page = sm_engine.page_bytes;
-	unsigned char *frame = sm_engine.p.base + f * page;
+	uint32_t f = sm_frame_take();
+	unsigned char *frame = sm_frame_at(f);
 	int e;
 
 	memcpy(frame, s->u + i * page, page);
@@ -36,6 +37,7 @@ copy(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key)
 	if (e)
 		sm_wipe(frame, page);
 	s->page[i].state = SM_PAGE_CLEAR;
+	sm_frame_back(f);
 	return e;
 }
 
@@ -50,9 +52,9 @@ put_away(const struct sm_owner *o, const struct sm_loan *key)
 		held_closed |= p->holds > 0;
 	if (e != EBUSY)
 		return e;
-	if (sm_engine.nfree == 0)
+	if (sm_frame_furnish())
 		return ENOMEM;
-	return copy(o->span, o->page, sm_engine.free[sm_engine.nfree - 1], key);
+	return copy(o->span, o->page, key);
 }
 
 /* A child has a key of its own, and two are the most there are. What was tampered with is lost. */

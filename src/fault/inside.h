@@ -18,6 +18,7 @@ enum sm_page_state {
 /** A page of U. Under the engine's lock. */
 struct sm_page {
 	uint8_t state;
+	uint8_t ahead; /* so many pages behind it are of the same run, at least */
 	uint16_t holds;
 	uint32_t frame; /* clear only: whose place in P is empty meanwhile */
 	uint32_t epoch; /* sealed only, as the next three */
@@ -51,12 +52,17 @@ void sm_uffd_unwatch(int fd, void *base, size_t bytes);
 /** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... What the program
  * has unlocked is locked again. */
 int sm_uffd_move(int fd, void *to, void *from);
+/** sm_uffd_move_some - pages side by side, and wake who waits for one; so many were moved, from the
+ * first on */
+size_t sm_uffd_move_some(int fd, void *to, void *from, size_t pages);
 /** sm_uffd_place - one page, and wake who waits for it; also where it is there already */
 int sm_uffd_place(int fd, void *to, void *from);
 /** sm_uffd_fill - a page of zeros where there is none; wakes as well */
 int sm_uffd_fill(int fd, void *to);
 /** sm_uffd_empty - what lies there goes, even where it is locked */
-void sm_uffd_empty(void *at);
+void sm_uffd_empty(void *at, size_t bytes);
+/** sm_uffd_bring - pages of zeros of their own where there are none; `done` of them came; wakes */
+int sm_uffd_bring(int fd, void *at, size_t pages, size_t *done);
 /** sm_uffd_wake - let who waits for this page try again */
 void sm_uffd_wake(int fd, void *page);
 /** sm_uffd_wake_all - the same for all who wait in these */
@@ -81,7 +87,9 @@ struct sm_mover {
 	int (*put)(int fd, void *u, void *frame);
 	int (*take)(int fd, void *frame, void *u);
 	int (*zero)(int fd, void *at);
-	void (*empty)(void *at);
+	void (*empty)(void *at, size_t bytes);
+	int (*bring)(int fd, void *at, size_t pages, size_t *done); /* shared: never called */
+	size_t (*some)(int fd, void *to, void *from, size_t pages);
 	void (*wake)(int fd, void *page);
 	int (*lock)(void *base, size_t bytes);
 	void (*unlock)(void *base, size_t bytes);
@@ -146,15 +154,18 @@ struct sm_engine {
 	struct sm_area p; /* frames; base NULL: the engine does not run */
 	void *p_reserved;
 	size_t frames;
-	uint32_t *free; /* a stack of frames that are in P */
-	size_t nfree;
+	uint64_t *free; /* a bit for each free frame that is in P */
+	size_t nfree, at_word; /* how many; where the next search begins */
+	uint32_t *bare; /* a stack of free ones that are not */
+	size_t nbare;
 	size_t hand; /* where the clock stands */
 	size_t table_bytes;
 	struct sm_owner {
 		struct sm_span *span; /* NULL: it is in P */
 		size_t page;
 		uint64_t since; /* ms */
-		_Atomic bool stuffed; /* zeros lie in its place in P: see sm_engine_stuff */
+		bool bare; /* it is in `bare`: nothing of its own is in its place in P */
+		_Atomic bool stuffed; /* zeros lie in its place in P: see sm_frame_stuff */
 	} *owner; /* of each frame */
 	struct sm_span spans[SM_SPANS_MOST];
 	size_t nspans;
@@ -199,13 +210,53 @@ size_t sm_engine_index(const struct sm_span *s, const void *at);
 int sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key);
 /** sm_engine_close - a clear page. EBUSY, EIO (store_dir) and others: it stays. */
 int sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key);
-/** sm_engine_pull - a clear page goes back to its frame. As the mover's take; async-signal-safe. */
-int sm_engine_pull(const struct sm_span *s, size_t i, uint32_t f);
-/** sm_engine_stuff - who brings in all pages there are (mlockall) waits for one in P whose place is
- * empty: zeros, until its page comes back. False: it is none of P. Without the lock. */
-bool sm_engine_stuff(const void *at);
+/** sm_engine_note, sm_engine_unnote - a page is clear and has this frame; it came to nothing */
+void sm_engine_note(struct sm_span *s, size_t i, uint32_t f);
+void sm_engine_unnote(struct sm_span *s, size_t i, uint8_t before);
+/** sm_engine_show - what is in a frame becomes a clear page; else the frame is wiped, and free */
+int sm_engine_show(struct sm_span *s, size_t i, uint32_t f);
+/** sm_engine_fresh - open a virgin page, and some behind it, while frames are plenty; else ENOMEM */
+int sm_engine_fresh(struct sm_span *s, size_t i);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
+/** sm_engine_discard_all - the same for those of n pages that are clear */
+void sm_engine_discard_all(struct sm_span *s, size_t i, size_t n);
+
+/*
+ * Frames. A free one that has never been used, or whose page is no more, is bare: it has a place in
+ * P and no memory, which comes when it is needed. So the limits of locked memory are met at the
+ * start, and those of memory when a page is touched: there it waits, and then says why it ends.
+ */
+
+/** sm_frame_at - its place in P */
+static inline unsigned char *
+sm_frame_at(uint32_t f)
+{
+	return sm_engine.p.base + f * sm_engine.page_bytes;
+}
+
+/** sm_frames_free - how many there are, bare ones too */
+size_t sm_frames_free(void);
+/** sm_frame_furnish - there is a free one that is in P. ENOMEM. */
+int sm_frame_furnish(void);
+/** sm_frames_take - free ones in P, side by side, n of them or fewer: *first; 0: there is none */
+size_t sm_frames_take(size_t n, uint32_t *first);
+/** sm_frame_take, sm_frame_take_bare - one that is in P, one that is not; there is one */
+uint32_t sm_frame_take(void);
+uint32_t sm_frame_take_bare(void);
+/** sm_frame_back - nobody's any more, wiped and in P; sm_frame_gone - nobody's, and not in P */
+void sm_frame_back(uint32_t f);
+void sm_frame_gone(uint32_t f);
+/** sm_frame_pull - a clear page goes back to its frame. As the mover's take; async-signal-safe. */
+int sm_frame_pull(const struct sm_span *s, size_t i, uint32_t f);
+/** sm_frame_pull_some - n pages, whose frames lie side by side; so many went */
+size_t sm_frame_pull_some(const struct sm_span *s, size_t i, size_t n);
+/** sm_frame_stuff - who brings in all pages there are (mlockall), or reads P from outside, waits for
+ * one whose place is empty: zeros, until it is used. False: it is none of P. Without the lock. */
+bool sm_frame_stuff(const void *at);
+
+/* -------------------------------------------------------------- from X and to it */
+
 /** sm_engine_seal - a frame's bytes go to X. EIO: they are in the frame as before. */
 int sm_engine_seal(struct sm_span *s, size_t i, uint32_t f, const struct sm_loan *key);
 /** sm_engine_unseal - from X to a frame. EBADMSG, EIO: it is zero. */
@@ -224,7 +275,8 @@ void sm_engine_stop(void);
 /** sm_engine_revive - in a forked child: frames of its own, none in use. As sm_engine_start. */
 int sm_engine_revive(int fd);
 
-/** sm_engine_deny - a closed page stays so: who touched it waits until it opens for another */
+/** sm_engine_deny - a closed page stays so: who touched it waits until it opens for another. Of P he
+ * has zeros, where nothing is. */
 void sm_engine_deny(void *at);
 /** sm_engine_serve - open the page at this address for who touched it; false: none of ours */
 bool sm_engine_serve(void *at);

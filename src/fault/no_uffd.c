@@ -54,9 +54,9 @@ sm_uffd_fill(int fd, void *to)
 }
 
 void
-sm_uffd_empty(void *at)
+sm_uffd_empty(void *at, size_t bytes)
 {
-	(void)at;
+	(void)at, (void)bytes;
 }
 
 void
@@ -69,6 +69,20 @@ void
 sm_uffd_wake_all(int fd, void *base, size_t bytes)
 {
 	(void)fd, (void)base, (void)bytes;
+}
+
+int
+sm_uffd_bring(int fd, void *at, size_t pages, size_t *done)
+{
+	(void)fd, (void)at, (void)pages, (void)done;
+	return ENOTSUP;
+}
+
+size_t
+sm_uffd_move_some(int fd, void *to, void *from, size_t pages)
+{
+	(void)fd, (void)to, (void)from, (void)pages;
+	return 0;
 }
 
 int
@@ -110,6 +124,8 @@ sm_uffd_unlock(void *base, size_t bytes)
 }
 
 const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_bring, sm_uffd_move_some, sm_uffd_wake, sm_uffd_lock,
+	sm_uffd_unlock, false };
 const struct sm_mover sm_slots = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_move, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, true };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_bring, sm_uffd_move_some, sm_uffd_wake, sm_uffd_lock,
+	sm_uffd_unlock, true };

@@ -32,9 +32,30 @@ sm_fault_shut(unsigned char *base, size_t bytes)
 	return mark_pages(base, bytes, SM_PAGE_SHUT);
 }
 
+/* Where the kernel guards pages, what is known of a run is how long it is. */
+static void
+note_run(unsigned char *base, size_t bytes)
+{
+	struct sm_mask m;
+	struct sm_span *s;
+	size_t first, n;
+
+	sm_os_mask(&m);
+	sm_engine_take();
+	s = sm_engine_span(base);
+	first = sm_engine_index(s, base);
+	n = bytes / sm_engine.page_bytes;
+	for (size_t k = 0; k < n; k++)
+		s->page[first + k].ahead = (uint8_t)sm_min_size(n - 1 - k, UINT8_MAX);
+	sm_engine_let_go();
+	sm_os_unmask(&m);
+}
+
 bool
 sm_fault_reach(unsigned char *base, size_t bytes)
 {
+	if (!sm_mover->shared)
+		note_run(base, bytes);
 	return mark_pages(base, bytes, SM_PAGE_VIRGIN);
 }
 
@@ -51,12 +72,11 @@ forget_pages(unsigned char *at, size_t bytes)
 	s = sm_engine_span(at);
 	first = s ? sm_engine_index(s, at) : 0;
 	n = s ? sm_min_size(n, s->pages - first) : 0;
-	for (size_t i = first; i < first + n; i++) {
-		if (s->page[i].state == SM_PAGE_CLEAR)
-			sm_engine_discard(s, i);
-		else if (s->page[i].state != SM_PAGE_SHUT)
+	if (n)
+		sm_engine_discard_all(s, first, n);
+	for (size_t i = first; i < first + n; i++)
+		if (s->page[i].state != SM_PAGE_SHUT)
 			s->page[i].state = SM_PAGE_VIRGIN;
-	}
 	sm_engine_let_go();
 	sm_os_unmask(&m);
 	return n * sm_engine.page_bytes;
@@ -104,6 +124,8 @@ sm_engine_deny(void *at)
 	struct sm_span *s;
 	bool clear;
 
+	if (sm_frame_stuff(at))
+		return;
 	sm_engine_take();
 	s = sm_engine_span(at);
 	clear = !s || s->page[sm_engine_index(s, at)].state == SM_PAGE_CLEAR;

@@ -98,9 +98,25 @@ unwatch(int fd, void *base, size_t bytes)
 
 /* What take leaves is empty. */
 static void
-empty(void *at)
+empty(void *at, size_t bytes)
 {
-	(void)at;
+	(void)at, (void)bytes;
+}
+
+/* Every frame is there from the start. */
+static int
+bring(int fd, void *at, size_t pages, size_t *done)
+{
+	(void)fd, (void)at, (void)pages, (void)done;
+	return ENOTSUP;
+}
+
+/* One by one. */
+static size_t
+some(int fd, void *to, void *from, size_t pages)
+{
+	(void)fd, (void)to, (void)from, (void)pages;
+	return 0;
 }
 
 static void
@@ -123,5 +139,5 @@ unlock(void *base, size_t bytes)
 	(void)base, (void)bytes;
 }
 
-const struct sm_mover sm_slots = { watch, unwatch, put, take, zero, empty, wake, lock,
+const struct sm_mover sm_slots = { watch, unwatch, put, take, zero, empty, bring, some, wake, lock,
 	unlock, true };

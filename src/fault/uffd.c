@@ -122,6 +122,26 @@ sm_uffd_unwatch(int fd, void *base, size_t bytes)
 	(void)ioctl(fd, UFFDIO_UNREGISTER, &r);
 }
 
+/* EINVAL: not all lies in one mapping, as a run may be several. */
+size_t
+sm_uffd_move_some(int fd, void *to, void *from, size_t pages)
+{
+	size_t page = sm_os_page_bytes();
+
+	for (; pages > 0; pages /= 2) {
+		struct sm_uffdio_move m = { .dst = (uintptr_t)to, .src = (uintptr_t)from,
+			.len = pages * page };
+
+		if (ioctl(fd, UFFDIO_MOVE, &m) == 0)
+			return pages;
+		if (m.move > 0)
+			return (size_t)m.move / page;
+		if (errno != EINVAL)
+			return 0;
+	}
+	return 0;
+}
+
 static int
 move_once(int fd, void *to, void *from, unsigned mode)
 {
@@ -176,10 +196,41 @@ sm_uffd_fill(int fd, void *to)
 	return placed(fd, to, ioctl(fd, UFFDIO_ZEROPAGE, &z) ? errno : 0);
 }
 
-void
-sm_uffd_empty(void *at)
+/* What is never written: one page of zeros, as often as there is room for one. */
+static unsigned char zeros[16 * 4096];
+
+static int
+copy(int fd, unsigned char *to, size_t bytes, size_t *copied)
 {
-	(void)madvise(at, sm_os_page_bytes(), MADV_DONTNEED_LOCKED);
+	struct uffdio_copy c = { .dst = (uintptr_t)to, .src = (uintptr_t)zeros, .len = bytes };
+	int e = ioctl(fd, UFFDIO_COPY, &c) ? errno : 0;
+
+	*copied = c.copy > 0 ? (size_t)c.copy : 0;
+	return e;
+}
+
+int
+sm_uffd_bring(int fd, void *at, size_t pages, size_t *done)
+{
+	size_t page = sm_os_page_bytes(), most = sizeof(zeros) / page * page, copied;
+	unsigned char *to = at;
+	int e = 0;
+
+	for (size_t left = pages * page; left > 0 && e == 0; left -= copied, to += copied) {
+		do
+			e = copy(fd, to, sm_min_size(left, most), &copied);
+		while (e == EAGAIN && copied == 0);
+		if (e == EAGAIN)
+			e = 0;
+	}
+	*done = (size_t)(to - (unsigned char *)at) / page;
+	return e;
+}
+
+void
+sm_uffd_empty(void *at, size_t bytes)
+{
+	(void)madvise(at, bytes, MADV_DONTNEED_LOCKED);
 }
 
 void
@@ -312,4 +363,5 @@ sm_uffd_unlock(void *base, size_t bytes)
 }
 
 const struct sm_mover sm_uffd = { sm_uffd_watch, sm_uffd_unwatch, sm_uffd_place, sm_uffd_move,
-	sm_uffd_fill, sm_uffd_empty, sm_uffd_wake, sm_uffd_lock, sm_uffd_unlock, false };
+	sm_uffd_fill, sm_uffd_empty, sm_uffd_bring, sm_uffd_move_some, sm_uffd_wake, sm_uffd_lock,
+	sm_uffd_unlock, false };

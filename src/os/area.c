@@ -322,12 +322,12 @@ protect_pages(void *p, size_t bytes, const struct sm_wish *w, struct sm_area *a)
 		return 0;
 	}
 	if (!(a->granted & SECMALLOC_HIDDEN) && (want & SECMALLOC_LOCKED)) {
-		e = sm_sys_lock(p, bytes);
+		e = w->later ? sm_sys_lock_later(p, bytes) : sm_sys_lock(p, bytes);
 		if (e)
 			return refused_lock(e, bytes, "mlock");
 		a->granted |= SECMALLOC_LOCKED;
 	}
-	e = sm_sys_touch(p, bytes);
+	e = w->later ? 0 : sm_sys_touch(p, bytes);
 	if (e)
 		return sm_fail(e == EAGAIN ? e : ENOMEM, "touching %zu bytes failed (%s): free "
 							 "some memory", bytes, strerror(e));

@@ -32,6 +32,8 @@ size_t sm_sys_map_limit(void);
 int sm_sys_nodump(void *p, size_t n);
 /** sm_sys_lock - lock pages; not by a mlock(3) that a sanitizer has replaced by nothing */
 int sm_sys_lock(const void *p, size_t n);
+/** sm_sys_lock_later - the same for each page when it comes; ENOTSUP: not this kernel */
+int sm_sys_lock_later(const void *p, size_t n);
 int sm_sys_unlock(const void *p, size_t n);
 /** sm_sys_mark, sm_sys_unmark - guard markers in an unlocked anonymous mapping; ENOTSUP */
 int sm_sys_mark(void *p, size_t n);

@@ -56,6 +56,12 @@ sm_sys_lock(const void *p, size_t n)
 }
 
 int
+sm_sys_lock_later(const void *p, size_t n)
+{
+	return syscall(SYS_mlock2, p, n, MLOCK_ONFAULT) ? errno : 0;
+}
+
+int
 sm_sys_unlock(const void *p, size_t n)
 {
 	return syscall(SYS_munlock, p, n) ? errno : 0;

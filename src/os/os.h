@@ -26,6 +26,7 @@ struct sm_wish {
 	unsigned without;
 	bool inherit; /* a child gets the pages, and reads what was there: sm_os_adopt */
 	bool mark; /* a child must find the pages there, and zero: FORKSAFE by no other way */
+	bool later; /* anonymous, and locked, each page as it comes; nobody has touched one */
 	bool shared; /* pages that can be mapped a second time; never in a child */
 	bool veiled; /* anonymous, untouched, and locked by whoever serves its faults */
 	bool elastic; /* anonymous, and locked by nothing but sm_os_pin; LOCKED is not in without */

@@ -50,6 +50,13 @@ sm_sys_lock(const void *p, size_t n)
 }
 
 int
+sm_sys_lock_later(const void *p, size_t n)
+{
+	(void)p, (void)n;
+	return ENOTSUP;
+}
+
+int
 sm_sys_unlock(const void *p, size_t n)
 {
 	return munlock(p, n) ? errno : 0;
