@@ -167,7 +167,11 @@ struct secmalloc_config {
 	 *  not call the library (secmalloc_purge excepted).  It may leave with _exit. */
 	void (*on_fault)(enum secmalloc_fault kind, const void *ptr, void *arg);
 	void *fault_arg;
-	/** Where secmallocd(8) listens (copied); "": its default place.  See The daemon.  NULL: none. */
+	/** Where secmallocd(8) listens (copied), or "": its default place.  init says hello and waits
+	 *  for a welcome; then a thread of ours does as it is told.  While the daemon has the keys
+	 *  every other thread waits, stopped by a real-time signal (configure --with-park-signal).
+	 *  Should it die the process is purged and killed, unless its policy says otherwise, and
+	 *  a child says hello for itself: secmalloc(7).  NULL: none. */
 	const char *daemon;
 };
 
@@ -216,17 +220,15 @@ struct secmalloc_stats {
  *                    is older than 4.14, whose children do not know themselves
  *          EAGAIN    the kernel's random generator is not ready, or no thread for reseal_ms
  *          ECANCELED secmalloc_purge came meanwhile; nothing runs
- *          another   of the system call in secmalloc_error(): ENOENT, EACCES of store_dir, ...
+ *          EBUSY     the program has a handler for the signal of the daemon's lock
+ *          another   as secmalloc_error() tells: ENOENT, EACCES of store_dir, ECONNREFUSED of daemon
  * Threads: one at a time, and no other call meanwhile.
  * Cost:    about 4 ms for a hidden pool of 1 MiB, 0.5 ms for one that is only locked.
  */
 int secmalloc_init(const struct secmalloc_config *c);
 
-/**
- * secmalloc_term - wipe and unmap everything, live chunks too; secmalloc_init may follow
- *
- * Returns: 0, also when not running.  Threads: no other call meanwhile.
- */
+/** secmalloc_term - wipe and unmap everything, live chunks too; secmalloc_init may follow.
+ * Returns: 0, also when not running.  Threads: no other call meanwhile. */
 int secmalloc_term(void);
 
 /* ---------------------------------------------------------------- memory */
@@ -474,12 +476,9 @@ void secmalloc_purge(void);
 
 /* --------------------------------------------------------- what is going on */
 
-/**
- * secmalloc_stats - fill in what both sides know, zero the rest of the caller's
- *
+/** secmalloc_stats - fill in what both sides know, zero the rest of the caller's.
  * While nothing runs every field but struct_size and live_at_term is 0.  While other threads work
- * each field is true of some moment.  Returns: 0, or -1 with EINVAL: s NULL, struct_size too small.
- */
+ * each field is true of some moment.  Returns: 0, or -1 with EINVAL: s NULL, struct_size too small. */
 int secmalloc_stats(struct secmalloc_stats *s);
 
 /** secmalloc_error - one line on the calling thread's last failure; "no error" before the first. */

@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-enum { FAKE_PATIENCE_MS = 60000, FAKE_LOCK_MS = 15000 };
+enum { FAKE_PATIENCE_MS = 45000, FAKE_LOCK_MS = 30000 }; /* where many tests run at once */
 
 /** Where the daemon listens. */
 struct fake {

@@ -123,6 +123,9 @@ done
 answers 2 'use a number of milliseconds' --reseal 0 true
 answers 2 'no such folder' --store "$work/none" true
 answers 2 'use thread, signal or slots' --mode none true
+answers 2 'no daemon listens' --daemon="$work/none/daemon" true
+answers 2 'there is a comma' --daemon=/a,b true
+answers 2 'needs --mode thread' --daemon --mode signal true
 answers 127 'not found' "$work/none"
 answers 127 'not found' no-such-program
 answers 126 'cannot be run' "$work"

@@ -14,8 +14,7 @@
  * nothing that allocates or prints: other threads stand still wherever they were.
  */
 
-enum { SOCKET, LIFELINE, LIFELINE_TOO, BELL, BELL_ROPE, ENDS };
-enum { LISTENED = BELL + 1, LIFELINES = SM_WIRE_LIFELINES };
+enum { LISTENED = SM_END_BELL + 1 };
 
 _Static_assert(sizeof(struct sm_parcel) <= SM_WIRE_PARCEL_BYTES, "the keys fit a message");
 
@@ -26,11 +25,6 @@ struct page {
 };
 
 static struct {
-	int fd[ENDS]; /* each + 1; 0: none */
-	unsigned policy; /* enum sm_wire_policy */
-	bool connected;
-	bool on_its_own; /* the daemon let it go, or is gone: children are alone too */
-	int failure;
 	bool runs; /* the thread, which may have ended by itself */
 	bool apart; /* it is one that the C library does not know */
 	_Atomic bool ends;
@@ -43,133 +37,6 @@ static struct {
 	bool locked;
 	struct sm_wire_tally tally; /* of what is locked */
 } d;
-
-/* ------------------------------------------------------------- descriptors */
-
-static int
-end_of(int which)
-{
-	return d.fd[which] - 1;
-}
-
-static void
-take_end(int which, int fd)
-{
-	fd = sm_os_raised(fd);
-	sm_host_keep(fd);
-	d.fd[which] = fd + 1;
-}
-
-static void
-close_end(int which)
-{
-	int fd = end_of(which);
-
-	if (fd < 0)
-		return;
-	d.fd[which] = 0;
-	sm_host_let_go(fd);
-	close(fd);
-}
-
-static void
-hang_up(void)
-{
-	for (int i = SOCKET; i < BELL; i++)
-		close_end(i);
-	d.connected = false;
-}
-
-/* --------------------------------------------------------------- greetings */
-
-static int
-no_connection(int e, const char *path)
-{
-	if (e == ENOENT || e == ECONNREFUSED)
-		return sm_fail(e, "no daemon listens at %s: start secmallocd, or ask for none", path);
-	if (e == EACCES)
-		return sm_fail(e, "the daemon at %s is another user's, or may not be spoken to: start "
-				  "your own secmallocd", path);
-	if (e == ENOTSUP)
-		return sm_fail(e, "this system has no daemon: leave the field NULL");
-	return sm_fail(e, "the daemon at %s could not be reached (%d): see that secmallocd runs", path,
-		e);
-}
-
-static int
-say_hello(int fd)
-{
-	struct sm_wire_message m;
-
-	sm_wire_begin(&m, SM_WIRE_HELLO, 0);
-	m.hello.role = SM_WIRE_CLIENT;
-	sm_os_name(m.hello.name, sizeof(m.hello.name));
-	return sm_wire_send(fd, &m, NULL, 0);
-}
-
-static int
-hear_welcome(int fd, unsigned ms)
-{
-	struct sm_wire_message m;
-	struct sm_wire_from from;
-	const char *why = "not a welcome";
-	unsigned readable;
-	int e = sm_wire_await(&fd, 1, ms, &readable);
-
-	if (e)
-		return sm_fail(e, "the daemon has not answered: it is locked, or stopped");
-	e = sm_wire_receive(fd, &m, &from);
-	if (e || from.n == 0)
-		return sm_fail(e ? e : ECONNRESET, "the daemon hung up: its log tells why");
-	if (sm_wire_check(&m, from.n, SM_WIRE_DAEMON, from.fds, &why) ||
-		m.head.type != SM_WIRE_WELCOME) {
-		sm_wire_close_fds(&from);
-		return sm_fail(EPROTO, "the daemon's greeting is %s", why ? why : "not a welcome");
-	}
-	d.policy = m.welcome.policy;
-	for (int i = 0; i < LIFELINES; i++)
-		take_end(LIFELINE + i, from.fd[i]);
-	return 0;
-}
-
-static int
-greet(const char *path, unsigned ms)
-{
-	int fd, e = sm_wire_connect(path, &fd);
-
-	if (e)
-		return no_connection(e, path);
-	take_end(SOCKET, fd);
-	e = say_hello(end_of(SOCKET));
-	if (e)
-		e = sm_fail(e, "the daemon at %s hung up: its log tells why", path);
-	else
-		e = hear_welcome(end_of(SOCKET), ms);
-	d.connected = e == 0;
-	if (e)
-		hang_up();
-	return e;
-}
-
-int
-sm_daemon_connect(const char *path, unsigned ms)
-{
-	d.failure = path && !d.on_its_own ? greet(path, ms) : 0;
-	return d.failure;
-}
-
-int
-sm_daemon_failure(void)
-{
-	return d.failure;
-}
-
-void
-sm_daemon_renew(void)
-{
-	d.on_its_own = false;
-	d.failure = 0;
-}
 
 bool
 sm_daemon_ends(void)
@@ -199,10 +66,9 @@ die(const char *line)
 static bool
 lose_daemon(void)
 {
-	if (d.locked || d.policy == SM_WIRE_DIE)
+	if (d.locked || sm_end_policy() == SM_WIRE_DIE)
 		die("secmalloc: the daemon is gone: everything was purged, and this program ends\n");
-	d.on_its_own = true;
-	hang_up();
+	sm_end_alone();
 	return false;
 }
 
@@ -211,7 +77,7 @@ lose_daemon(void)
 static bool
 answer(struct sm_wire_message *m)
 {
-	int e = sm_wire_send(end_of(SOCKET), m, NULL, 0);
+	int e = sm_wire_send(sm_end_of(SM_END_SOCKET), m, NULL, 0);
 
 	sm_wipe(m, sizeof(*m));
 	return e == 0 || lose_daemon();
@@ -228,16 +94,16 @@ done(struct sm_wire_message *m, uint32_t serial, int error)
 static void
 arm(void)
 {
-	for (int i = 0; i < LIFELINES; i++)
-		if (sm_wire_arm(end_of(LIFELINE + i)))
+	for (int i = 0; i < SM_WIRE_LIFELINES; i++)
+		if (sm_wire_arm(sm_end_of(SM_END_LIFELINE + i)))
 			(void)lose_daemon();
 }
 
 static void
 disarm(void)
 {
-	for (int i = 0; i < LIFELINES; i++)
-		sm_wire_disarm(end_of(LIFELINE + i));
+	for (int i = 0; i < SM_WIRE_LIFELINES; i++)
+		sm_wire_disarm(sm_end_of(SM_END_LIFELINE + i));
 }
 
 static void
@@ -342,8 +208,7 @@ obey(struct page *p)
 	case SM_WIRE_DROP:
 		if (d.locked)
 			return lose_daemon();
-		d.on_its_own = true;
-		hang_up();
+		sm_end_alone();
 		return false;
 	default:
 		return lose_daemon();
@@ -354,7 +219,7 @@ static bool
 hear(struct page *p)
 {
 	struct sm_wire_from from;
-	int e = sm_wire_receive(end_of(SOCKET), &p->message, &from);
+	int e = sm_wire_receive(sm_end_of(SM_END_SOCKET), &p->message, &from);
 	bool goes_on;
 
 	if (e == EAGAIN)
@@ -383,13 +248,13 @@ listen_on(void *unused)
 	(void)unused;
 	sm_os_ours(true);
 	for (int i = 0; i < LISTENED; i++)
-		fd[i] = end_of(i);
+		fd[i] = sm_end_of(i);
 	while (goes_on && !atomic_load(&d.ends)) {
 		int e = sm_wire_await(fd, LISTENED, 0, &readable);
 
-		if (e == 0 && readable & 1u << BELL)
+		if (e == 0 && readable & 1u << SM_END_BELL)
 			break;
-		if (e || readable & (1u << LIFELINE | 1u << LIFELINE_TOO))
+		if (e || readable & (1u << SM_END_LIFELINE | 1u << SM_END_LIFELINE_TOO))
 			goes_on = lose_daemon();
 		else
 			goes_on = hear(p);
@@ -452,7 +317,7 @@ hang_bell(void)
 		return sm_fail(errno, "pipe failed (%d): raise RLIMIT_NOFILE", errno);
 	for (int i = 0; i < 2; i++) {
 		(void)fcntl(ends[i], F_SETFD, FD_CLOEXEC);
-		take_end(BELL + i, ends[i]);
+		sm_end_take(SM_END_BELL + i, ends[i]);
 	}
 	return 0;
 }
@@ -477,7 +342,7 @@ sm_daemon_start(void)
 {
 	int e;
 
-	if (!d.connected)
+	if (!sm_end_connected())
 		return 0;
 	e = sm_park_start();
 	if (e == 0)
@@ -495,7 +360,7 @@ end_thread(void)
 	if (!d.runs)
 		return;
 	atomic_store(&d.ends, true);
-	if (write(end_of(BELL_ROPE), "", 1) != 1)
+	if (write(sm_end_of(SM_END_ROPE), "", 1) != 1)
 		sm_die_of("the descriptors of the daemon were closed: a program closes only its own",
 			NULL);
 	if (d.apart)
@@ -509,9 +374,7 @@ void
 sm_daemon_stop(void)
 {
 	end_thread();
-	for (int i = 0; i < ENDS; i++)
-		close_end(i);
-	d.connected = false;
+	sm_end_close_all();
 	give_page_back();
 	sm_park_stop();
 }
@@ -519,8 +382,7 @@ sm_daemon_stop(void)
 void
 sm_daemon_forget(void)
 {
-	for (int i = 0; i < ENDS; i++)
-		close_end(i);
+	sm_end_close_all();
 	if (d.runs && d.apart)
 		sm_raw_forget(&d.raw);
 	if (d.area.base)
@@ -528,7 +390,7 @@ sm_daemon_forget(void)
 	d.area = (struct sm_area){ 0 };
 	d.reserved = NULL; /* address space, left covered, as that of keys */
 	atomic_store(&d.page, NULL);
-	d.runs = d.connected = d.locked = false;
+	d.runs = d.locked = false;
 	sm_park_forget();
 }
 

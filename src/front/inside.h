@@ -116,6 +116,33 @@ void sm_stats_tally(struct sm_wire_tally *t);
  */
 int sm_daemon_connect(const char *path, unsigned ms);
 
+/** The descriptors that lead there, and a pipe by which its thread is told to end. */
+enum sm_end {
+	SM_END_SOCKET,
+	SM_END_LIFELINE,
+	SM_END_LIFELINE_TOO,
+	SM_END_BELL,
+	SM_END_ROPE,
+	SM_ENDS
+};
+
+/** sm_end_of - one of them; -1: it is not here. sm_end_take - out of the program's way, and kept. */
+int sm_end_of(int which);
+void sm_end_take(int which, int fd);
+
+/** sm_end_hang_up, sm_end_close_all - those to the daemon; and the pipe */
+void sm_end_hang_up(void);
+void sm_end_close_all(void);
+
+/** sm_end_alone - hang up: from now on this program, and its children, are on their own */
+void sm_end_alone(void);
+
+/** sm_end_policy - enum sm_wire_policy, as it came with the welcome */
+unsigned sm_end_policy(void);
+
+/** sm_end_connected - there was a welcome */
+bool sm_end_connected(void);
+
 /** sm_daemon_start - if there is one, do what it says from now on; all but the gate is up. EAGAIN: no
  * thread; EBUSY: the program uses the signal. */
 int sm_daemon_start(void);

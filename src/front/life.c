@@ -170,6 +170,24 @@ stop_pages(void)
 	sm_seal_pager = NULL;
 }
 
+/* And then calls may come in. */
+static int
+start_threads(void)
+{
+	int e = sm_helper_start();
+
+	if (e)
+		return e;
+	e = sm_daemon_start();
+	if (e == 0)
+		e = sm_gate_open(SM_STARTING);
+	if (e) {
+		sm_daemon_stop();
+		sm_helper_stop();
+	}
+	return e;
+}
+
 static int
 climb(const struct sm_config *wanted)
 {
@@ -203,19 +221,11 @@ climb(const struct sm_config *wanted)
 	e = start_undumpable(c);
 	if (e)
 		goto stop_heap;
-	e = sm_helper_start();
+	e = start_threads();
 	if (e)
 		goto stop_heap;
-	e = sm_daemon_start();
-	if (e == 0)
-		e = sm_gate_open(SM_STARTING);
-	if (e)
-		goto stop_daemon;
 	atomic_store_explicit(&sm_count.live_at_term, 0, memory_order_relaxed);
 	return 0;
-stop_daemon:
-	sm_daemon_stop();
-	sm_helper_stop();
 stop_heap:
 	sm_heap_stop();
 stop_pages:

@@ -3,8 +3,10 @@
 #include <errno.h>
 
 enum { WALKS_MOST = 100, CANARY_BYTES = 8, LINE_BYTES = 64, FETCHED_BYTES = 1024 };
+enum { TURNS = 80 }; /* none of them sleeps */
 
 static struct sm_lock lock; /* SM_RANK_BATCH: walks with keys in hand, and which keys there are */
+static _Atomic bool wanted; /* by who only tries, and would starve where others walk all the time */
 static _Atomic unsigned moves; /* chunks that realloc has put elsewhere */
 
 void
@@ -134,7 +136,10 @@ sm_batch_hold(void)
 bool
 sm_batch_try(void)
 {
-	return sm_lock_try(&lock, SM_RANK_BATCH);
+	bool got = sm_lock_try(&lock, SM_RANK_BATCH);
+
+	atomic_store(&wanted, !got);
+	return got;
 }
 
 void
@@ -165,7 +170,9 @@ sm_batch_settle(void)
 static int
 begin(enum sm_state state)
 {
-	for (;;) {
+	for (unsigned turn = 0;;) {
+		while (atomic_load(&wanted) && turn < TURNS)
+			sm_rest(&turn);
 		sm_lock_take(&lock, SM_RANK_BATCH);
 		if (sm_state_is(state))
 			return 0;

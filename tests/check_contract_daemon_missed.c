@@ -1,0 +1,226 @@
+/*
+ * check_contract_daemon_missed.c - threads that do not come to rest when the daemon locks
+ *
+ * Copyright (c) 2026 the secmalloc authors
+ * SPDX-License-Identifier: ISC
+ */
+#include "daemon.h"
+#include <pthread.h>
+#include <sys/wait.h>
+
+enum { BYTES = 3000 };
+
+static struct fake fake;
+static atomic_bool over;
+
+static void
+open_fake(void)
+{
+	fake_open(&fake);
+}
+
+static void
+close_fake(void)
+{
+	fake_close(&fake);
+}
+
+static void
+thread(pthread_t *t, void *(*body)(void *), void *arg)
+{
+	MUST(pthread_create(t, NULL, body, arg) == 0);
+}
+
+static void *
+blocks_the_signal(void *unused)
+{
+	sigset_t s;
+
+	sigfillset(&s);
+	pthread_sigmask(SIG_BLOCK, &s, NULL);
+	say_there();
+	while (!over)
+		usleep(1000);
+	pthread_sigmask(SIG_UNBLOCK, &s, NULL);
+	say_there();
+	await_word();
+	return unused;
+}
+
+static void
+has_one_that_cannot_be_stopped(void *unused)
+{
+	unsigned char *q;
+	pthread_t t;
+
+	(void)unused;
+	start_with_daemon();
+	q = secmalloc(BYTES);
+	fill(q, BYTES, 1);
+	MUST(secmalloc_hold(q) == 0);
+	thread(&t, blocks_the_signal, NULL);
+	await_word();
+	MUST(filled(q, BYTES, 1) && secmalloc(10) != NULL);
+	over = true;
+	MUST(pthread_join(t, NULL) == 0);
+	MUST(filled(q, BYTES, 1) && secmalloc_term() == 0);
+}
+
+START_TEST(one_that_cannot_be_stopped_is_said_so_and_all_goes_on)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, has_one_that_cannot_be_stopped, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	ck_assert_int_eq(fake_lock(&p, 300), ETIMEDOUT);
+	ck_assert_uint_eq(p.keys.bytes, 0);
+	ck_assert_int_eq(fake_lock(&p, 300), ETIMEDOUT);
+	ck_assert_uint_eq(fake_count(&p).state, SM_WIRE_OPEN);
+	fake_go_on(&g);
+	fake_there(&g);
+	ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+	ck_assert_int_eq(fake_unlock(&p), 0);
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
+static void *
+vforks(void *unused)
+{
+	const pid_t pid = vfork();
+
+	if (pid == 0) {
+		usleep(600000);
+		_exit(0);
+	}
+	MUST(waitpid(pid, NULL, 0) == pid);
+	return unused;
+}
+
+static void
+is_in_vfork(void *unused)
+{
+	pthread_t t;
+
+	(void)unused;
+	start_with_daemon();
+	thread(&t, vforks, NULL);
+	usleep(100000);
+	say_there();
+	await_word();
+	MUST(pthread_join(t, NULL) == 0);
+}
+
+START_TEST(the_parent_of_a_vfork_is_missed)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, is_in_vfork, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	ck_assert_int_eq(fake_lock(&p, 200), ETIMEDOUT);
+	ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+	ck_assert_int_eq(fake_unlock(&p), 0);
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
+static void *
+outlives(void *unused)
+{
+	say_there();
+	await_word();
+	_exit(0);
+	return unused;
+}
+
+static void
+main_has_ended(void *unused)
+{
+	pthread_t t;
+
+	(void)unused;
+	start_with_daemon();
+	thread(&t, outlives, NULL);
+	pthread_exit(NULL);
+}
+
+START_TEST(a_main_thread_that_has_ended_is_not_waited_for)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, main_has_ended, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	usleep(10000);
+	ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+	ck_assert_int_eq(fake_unlock(&p), 0);
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
+static int
+asks_for_long(unsigned char key[32], void *arg)
+{
+	(void)arg;
+	memset(key, 7, 32);
+	if (over)
+		usleep(500000);
+	return 0;
+}
+
+static void
+is_in_a_long_call(void *unused)
+{
+	struct secmalloc_config c = daemon_config();
+
+	(void)unused;
+	c.key_provider = asks_for_long;
+	MUST(secmalloc_init(&c) == 0);
+	over = true;
+	say_there();
+	MUST(secmalloc_rekey() == 0);
+	await_word();
+}
+
+START_TEST(a_call_that_takes_too_long_is_in_the_way)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, is_in_a_long_call, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	usleep(10000);
+	ck_assert_int_eq(fake_lock(&p, 100), ETIMEDOUT);
+	ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+	ck_assert_int_eq(fake_unlock(&p), 0);
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *s = suite_create("contract_daemon_missed");
+	TCase *tc = add_case(s, "missed", 0);
+
+	tcase_add_checked_fixture(tc, open_fake, close_fake);
+	tcase_add_test(tc, one_that_cannot_be_stopped_is_said_so_and_all_goes_on);
+	tcase_add_test(tc, the_parent_of_a_vfork_is_missed);
+	tcase_add_test(tc, a_main_thread_that_has_ended_is_not_waited_for);
+	tcase_add_test(tc, a_call_that_takes_too_long_is_in_the_way);
+	return run(s);
+}
