@@ -45,7 +45,7 @@ for mode in leave hangup stop error forked wrong replay mute; do
 	cycle
 	await 5 is_gone "$client"
 done
-mode=exec
+mode='exec'
 client exec
 await 5 grep -q welcome "$dir/exec.$client"
 cycle
