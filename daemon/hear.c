@@ -196,7 +196,7 @@ hear_one(struct sd_peer *p)
 		heed(p, sd.in);
 	sm_wire_close_fds(&from);
 	sm_wipe(sd.in, sizeof(*sd.in));
-	return !p->gone && p->stage != SD_DYING;
+	return !sd_peer_is_deaf(p);
 }
 
 void
@@ -218,6 +218,9 @@ sd_peer_time(struct sd_peer *p)
 		break;
 	case SD_DROPPED:
 		sd_peer_lose(p, "it was dropped, and did not hang up");
+		break;
+	case SD_LEAVING:
+		sd_peer_left(p, true);
 		break;
 	case SD_REFUSED:
 		sd_answer(p, EPERM, "this is not the passphrase: try again");

@@ -23,6 +23,7 @@
 enum {
 	SD_HELLO_MS = 5000,   /* a connection that says nothing is dropped after this */
 	SD_COUNT_MS = 300,    /* status waits so long for clients to count */
+	SD_LEAVING_MS = 500, /* one that exits or calls exec(2) closes all within this */
 	SD_DYING_MS = 1000,   /* and a lock so long for those that it has killed */
 	SD_MESSAGES_MOST = 8, /* of one peer in one round */
 	SD_QUEUE_MOST = 16,   /* packets that a client has not read */
@@ -157,6 +158,7 @@ enum sd_stage {
 	SD_PURGED,
 	SD_DROPPED,  /* to hang up */
 	SD_DYING,    /* was sent SIGKILL; watched by its pidfd */
+	SD_LEAVING,   /* hung up while it was told to lock; watched by its lifeline */
 	SD_ASKING,   /* a control, said hello */
 	SD_ASKED,    /* its question waits for its turn */
 	SD_COUNTING, /* status: clients count */
@@ -236,11 +238,18 @@ void sd_peer_send(struct sd_peer *p, struct sm_wire_message *m);
 /** sd_peer_flush - what was left */
 void sd_peer_flush(struct sd_peer *p);
 
-/** sd_peer_lose - no longer; killed if something of it is locked. why NULL: it left by itself */
+/** sd_peer_lose - no longer; killed if something of it is locked. why NULL: it left by itself, and
+ * is killed only if it goes on running */
 void sd_peer_lose(struct sd_peer *p, const char *why);
+
+/** sd_peer_left - of one that hung up in the middle it is known now whether it is still there */
+void sd_peer_left(struct sd_peer *p, bool still_there);
 
 /** sd_peer_kill - SIGKILL; false: it is out of reach */
 bool sd_peer_kill(struct sd_peer *p);
+
+/** sd_peer_is_deaf - nothing is said to it any more, or heard of it */
+bool sd_peer_is_deaf(const struct sd_peer *p);
 
 /** sd_peer_is_client, sd_peer_is_held - it said hello as one; it must not outlive us */
 bool sd_peer_is_client(const struct sd_peer *p);

@@ -215,7 +215,7 @@ is_owing(const struct sd_peer *p)
 		[SD_LOCK] = SD_LOCKING, [SD_UNLOCK] = SD_UNLOCKING, [SD_PURGE] = SD_PURGING
 	};
 
-	return !p->gone && (p->stage == SD_DYING || p->stage == owing[sd.job.kind]);
+	return !p->gone && (sd_peer_is_deaf(p) || p->stage == owing[sd.job.kind]);
 }
 
 static void
@@ -229,6 +229,7 @@ kill_late(void)
 		sd_log(LOG_WARNING, "pid %d (%s) missed the deadline: killed", (int)p->who.pid,
 			p->name);
 		p->stage = SD_DYING;
+		p->until = 0;
 		sd.job.killed++;
 	}
 }

@@ -54,6 +54,8 @@ poll_peer(const struct sd_peer *p)
 		return (struct pollfd){ p->who.pidfd, POLLIN, 0 };
 	if (p->stage == SD_DYING)
 		return (struct pollfd){ p->fd, 0, 0 };
+	if (p->stage == SD_LEAVING)
+		return (struct pollfd){ p->lifeline, 0, 0 };
 	return (struct pollfd){ p->fd, (short)(POLLIN | (p->first ? POLLOUT : 0)), 0 };
 }
 
@@ -112,6 +114,10 @@ hear_peer(struct sd_peer *p, short what)
 		return;
 	if (p->stage == SD_DYING) { /* it is dead, or has hung up */
 		p->gone = true;
+		return;
+	}
+	if (p->stage == SD_LEAVING) {
+		sd_peer_left(p, false);
 		return;
 	}
 	if (what & POLLOUT)

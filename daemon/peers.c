@@ -91,7 +91,13 @@ sd_peers_accept(void)
 bool
 sd_peer_is_client(const struct sd_peer *p)
 {
-	return p->stage >= SD_WAITING && p->stage <= SD_DYING;
+	return p->stage >= SD_WAITING && p->stage <= SD_LEAVING;
+}
+
+bool
+sd_peer_is_deaf(const struct sd_peer *p)
+{
+	return p->gone || p->stage == SD_DYING || p->stage == SD_LEAVING;
 }
 
 bool
@@ -127,23 +133,49 @@ forget_ask(struct sd_peer *p)
 		sd.job.asker = NULL;
 }
 
-/* What was told to lock is not let go in clear: it is killed, and watched until it is dead. */
+static void
+kill_lost(struct sd_peer *p)
+{
+	p->until = 0;
+	if (sd_peer_kill(p))
+		p->stage = SD_DYING;
+	else
+		p->gone = true;
+}
+
+/* What was told to lock is not let go in clear: it is killed, and watched until it is dead. One that
+ * exits, or becomes another program, closes its lifelines too, and leaves nothing in clear. */
 void
 sd_peer_lose(struct sd_peer *p, const char *why)
 {
-	bool killed;
+	bool held = sd_peer_is_held(p);
 
-	if (p->gone)
+	if (p->gone || p->stage == SD_DYING || p->stage == SD_LEAVING) {
+		p->gone = true;
 		return;
-	killed = p->stage != SD_DYING && sd_peer_is_held(p) && sd_peer_kill(p);
+	}
 	if (why)
 		sd_log(LOG_WARNING, "pid %d (%s) was sent away: %s%s", (int)p->who.pid, p->name,
-			why, killed ? "; killed, as it was told to lock" : "");
-	else if (killed)
-		sd_log(LOG_NOTICE, "pid %d (%s) left in the middle", (int)p->who.pid, p->name);
-	p->gone = !killed;
-	if (killed)
-		p->stage = SD_DYING;
+			why, held ? "; killed, as it was told to lock" : "");
+	if (!held) {
+		p->gone = true;
+	} else if (why) {
+		kill_lost(p);
+	} else {
+		p->stage = SD_LEAVING;
+		p->until = sd_now() + SD_LEAVING_MS;
+	}
+}
+
+void
+sd_peer_left(struct sd_peer *p, bool still_there)
+{
+	sd_log(LOG_NOTICE, "pid %d (%s) left in the middle%s", (int)p->who.pid, p->name,
+		still_there ? " and goes on running: killed" : "");
+	if (still_there)
+		kill_lost(p);
+	else
+		p->gone = true;
 }
 
 static void
@@ -228,8 +260,7 @@ queue(struct sd_peer *p, const struct sm_wire_message *m)
 void
 sd_peer_send(struct sd_peer *p, struct sm_wire_message *m)
 {
-	bool deaf = p->gone || p->stage == SD_DYING;
-	int e = deaf ? 0 : p->first ? EAGAIN : sm_wire_send(p->fd, m, NULL, 0);
+	int e = sd_peer_is_deaf(p) ? 0 : p->first ? EAGAIN : sm_wire_send(p->fd, m, NULL, 0);
 
 	if (e == EAGAIN)
 		queue(p, m);
@@ -244,7 +275,7 @@ sd_peer_send(struct sd_peer *p, struct sm_wire_message *m)
 void
 sd_peer_flush(struct sd_peer *p)
 {
-	while (p->first && !p->gone && p->stage != SD_DYING) {
+	while (p->first && !sd_peer_is_deaf(p)) {
 		struct sd_packet *k = p->first;
 		int e = sm_wire_send(p->fd, &k->m, NULL, 0);
 

@@ -14,9 +14,10 @@
 
 const char sd_sandbox_name[] = "landlock";
 
-/* As linux/landlock.h has it, of which an older one is of no use. */
+/* As linux/landlock.h has it, of which an older one is of no use. Signals and abstract sockets are
+ * not scoped: clients die by the ones, the service manager may listen at the others. */
 struct ruleset {
-	uint64_t files, net, scoped;
+	uint64_t files, net;
 };
 
 struct beneath {
@@ -28,13 +29,12 @@ enum { ABI = 1, BENEATH = 1 };
 #define FILES_1 0x1fffu /* Linux 5.13: all there were */
 #define REMOVE_FILE 0x20u
 #define NET_TCP 3u        /* Linux 6.7 */
-#define SCOPE_ABSTRACT 1u /* Linux 6.12; signals are not: they are how clients die */
 
 /* Each ABI knows more rights; those that this kernel does not know are not to be named. */
 static struct ruleset
 all_rights(long abi, size_t *bytes)
 {
-	struct ruleset r = { FILES_1, 0, 0 };
+	struct ruleset r = { FILES_1, 0 };
 
 	*bytes = sizeof(r.files);
 	if (abi >= 2)
@@ -43,14 +43,10 @@ all_rights(long abi, size_t *bytes)
 		r.files |= 0x4000u; /* TRUNCATE */
 	if (abi >= 4) {
 		r.net = NET_TCP;
-		*bytes = offsetof(struct ruleset, scoped);
+		*bytes = sizeof(r);
 	}
 	if (abi >= 5)
 		r.files |= 0x8000u; /* IOCTL_DEV */
-	if (abi >= 6) {
-		r.scoped = SCOPE_ABSTRACT;
-		*bytes = sizeof(r);
-	}
 	return r;
 }
 

@@ -32,7 +32,7 @@ show(struct sd_peer *asker)
 		struct sd_peer *p = sd.peers[i];
 		struct sm_wire_row *r = &sd.out->row;
 
-		if (p->gone || !sd_peer_is_client(p) || p->stage == SD_DYING)
+		if (p->gone || !sd_peer_is_client(p) || sd_peer_is_deaf(p))
 			continue;
 		sm_wire_begin(sd.out, SM_WIRE_ROW, asker->id);
 		r->tally = p->tally;

@@ -275,6 +275,11 @@ on_lock(void)
 		for (;;)
 			pause();
 	}
+	if (strcmp(mode, "exec") == 0) { /* another program, with nothing of this one */
+		say("exec");
+		execlp("sleep", "sleep", "60", (char *)NULL);
+		exit(10);
+	}
 	if (strcmp(mode, "stop") == 0)
 		raise(SIGSTOP);
 	if (strcmp(mode, "error") == 0) {
@@ -337,7 +342,7 @@ from_start(void)
 static void
 one(void)
 {
-	static const char *const later[] = { "leave", "hangup", "stop", "error", "forked", "wrong",
+	static const char *const later[] = { "leave", "hangup", "exec", "stop", "error", "forked", "wrong",
 		"replay", "mute" };
 
 	if (strcmp(mode, "escape") == 0)

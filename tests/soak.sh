@@ -5,8 +5,8 @@
 # SPDX-License-Identifier: ISC
 #
 # Ten million operations compared with the model, ten minutes of a fuzzer on the same, a minute of
-# threads under ThreadSanitizer, ten minutes of storms on closed pages, and programs under
-# secmalloc-run, each many times at each size (SECMALLOC_RUNS and more: see soak_programs.sh). What
+# threads under ThreadSanitizer, ten minutes of a fuzzer that speaks to the daemon, ten of storms on
+# closed pages, and programs under secmalloc-run, each many times at each size (SECMALLOC_RUNS and more: see soak_programs.sh). What
 # a machine lacks is named and left out; of what fails the log stays here, and from the fuzzer the
 # tape, which fuzz_model.c replays.
 #
@@ -142,9 +142,25 @@ programs() {
 		failed=$((failed + 1))
 }
 
+# Anything said to a daemon under AddressSanitizer; 1,000 wrong passphrases.
+daemon() {
+	status=0
+	build daemon check_wire --enable-sanitizers=address,undefined CFLAGS="-O1 -g" &&
+		(cd "$dir/daemon" && make secmallocd secmallocctl tests/quick_daemon \
+			tests/fake_client tests/fuzz_daemon &&
+			ASAN_OPTIONS=detect_leaks=0 tests/check_wire &&
+			export top_srcdir="$src" top_builddir="$dir/daemon" SECMALLOC_WRONG=1000 \
+				SECMALLOC_FUZZ_SECONDS="$fuzz_seconds" &&
+			sh "$src/tests/test_daemon.sh" && sh "$src/tests/test_daemon_peers.sh") \
+			>"$dir/daemon.out" 2>&1 || status=$?
+	[ "$status" != 77 ] || echo skipped: no daemon >>"$dir/daemon.out"
+	verdict daemon "$status" "$(grep ' conversations$' "$dir/daemon.out")"
+}
+
 model
 fuzz
 threads
+daemon
 storm
 programs
 [ "$failed" = 0 ]

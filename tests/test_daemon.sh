@@ -189,11 +189,15 @@ if command -v python3 >/dev/null; then
 		        NOTIFY_SOCKET="@" + where + ".ear")
 		    os.execv(program, [program, "-f", "--no-passphrase"])
 		ear.settimeout(20)
-		assert ear.recv(99) == b"READY=1"
-		os.kill(pid, 15)
-		assert ear.recv(99) == b"STOPPING=1"
-		assert os.waitpid(pid, 0)[1] == 0
-		assert os.path.exists(where)
+		try:
+		    assert ear.recv(99) == b"READY=1"
+		    os.kill(pid, 15)
+		    assert ear.recv(99) == b"STOPPING=1"
+		    assert os.waitpid(pid, 0)[1] == 0
+		    assert os.path.exists(where)
+		except BaseException:
+		    os.kill(pid, 9)
+		    raise
 	END
 	python3 "$dir/manager.py" "$build/tests/quick_daemon" "$dir/run/given" 2>>"$log" ||
 		fail "a service manager is not understood"

@@ -76,7 +76,7 @@ for policy in die carry-on; do
 		# shellcheck disable=SC2086
 		none_left $clients
 		if [ $who = both ]; then # it never armed its lifelines: not one of ours
-			kill -9 "$mute" 2>/dev/null || : # or it is dead already
+			kill -9 "$mute" 2>/dev/null || : # unless the watcher was the later
 		fi
 		none_left "$mute"
 

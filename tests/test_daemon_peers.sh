@@ -45,7 +45,13 @@ for mode in leave hangup stop error forked wrong replay mute; do
 	cycle
 	await 5 is_gone "$client"
 done
-for text in 'left in the middle' 'missed the deadline: killed' 'could not lock itself' \
+mode='exec'
+client exec
+await 5 grep -q welcome "$dir/exec.$client"
+cycle
+await 5 grep -q sleep "/proc/$client/cmdline" # killed for what it was before, it would be missed
+kill -9 "$client"
+for text in 'left in the middle$' 'left in the middle and goes on running' 'missed the deadline: killed' 'could not lock itself' \
 	'from another process' 'locked itself unasked'; do
 	grep -q "$text" "$log" || fail "the log does not say: $text"
 done
