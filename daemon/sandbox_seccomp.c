@@ -124,7 +124,7 @@ allow_calls(scmp_filter_ctx c)
 	/* For syslog, should it start anew; and for the service manager. */
 	if (e == 0)
 		e = seccomp_rule_add(
-			c, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+			c, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
 	return -e;
 }
 
