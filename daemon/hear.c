@@ -129,6 +129,7 @@ hear_tally(struct sd_peer *p, const struct sm_wire_message *m)
 	}
 	p->count_serial = 0;
 	p->tally = m->tally;
+	sd_client_settled(p);
 }
 
 static void

@@ -180,6 +180,7 @@ struct sd_peer {
 	bool gone;        /* swept at the end of the round */
 	bool unreachable; /* of another user by now */
 	bool told_watcher;
+	bool settles; /* locked, and asked to count: when it answers, its own copy of its keys is wiped */
 	char name[SM_WIRE_NAME_BYTES];
 	uint32_t id;   /* for the watcher, and the order of questions */
 	int lifeline;  /* the end that is held; -1 */
@@ -280,8 +281,9 @@ void sd_job_purge(struct sd_peer *asker);
 /** sd_job_look - is it done, or is it too late? */
 void sd_job_look(int64_t now);
 
-/** sd_client_locked, sd_client_done - it answered */
+/** sd_client_locked, sd_client_settled, sd_client_done - it answered */
 void sd_client_locked(struct sd_peer *p, struct sm_wire_message *m);
+void sd_client_settled(struct sd_peer *p);
 void sd_client_done(struct sd_peer *p, const struct sm_wire_message *m);
 
 /* ---------------------------------------------------------------------- questions */
@@ -294,6 +296,9 @@ void sd_questions_look(int64_t now);
 
 /** sd_answer - and hang up; p may be NULL */
 void sd_answer(struct sd_peer *p, int error, const char *fmt, ...) SM_PRINTF(3, 4);
+
+/** sd_count - ask it to count */
+void sd_count(struct sd_peer *p);
 
 /** sd_status_look - if all have counted, or now is too late to wait: show */
 void sd_status_look(struct sd_peer *p, int64_t now);

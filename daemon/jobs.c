@@ -141,8 +141,17 @@ keep_parcel(struct sd_peer *p, const struct sm_wire_message *m)
 	p->stage = SD_LOCKED;
 	p->tally.bytes_clear = 0;
 	p->tally.chunks_closed = p->tally.chunks;
-	if (sd.job.kind == SD_LOCK)
+	p->settles = true;
+	sd_count(p);
+}
+
+/* What it sent it has wiped before it hears the next word. */
+void
+sd_client_settled(struct sd_peer *p)
+{
+	if (p->settles && sd.job.kind == SD_LOCK)
 		sd.job.done++;
+	p->settles = false;
 }
 
 static void
@@ -215,7 +224,8 @@ is_owing(const struct sd_peer *p)
 		[SD_LOCK] = SD_LOCKING, [SD_UNLOCK] = SD_UNLOCKING, [SD_PURGE] = SD_PURGING
 	};
 
-	return !p->gone && (sd_peer_is_deaf(p) || p->stage == owing[sd.job.kind]);
+	return !p->gone && (sd_peer_is_deaf(p) || p->stage == owing[sd.job.kind] ||
+		(p->settles && sd.job.kind == SD_LOCK));
 }
 
 static void

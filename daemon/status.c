@@ -50,6 +50,14 @@ show(struct sd_peer *asker)
 		sd.o.kill_late ? "kill" : "report", sd.sandboxed ? sd_sandbox_name : "none");
 }
 
+void
+sd_count(struct sd_peer *p)
+{
+	p->count_serial = ++sd.serial;
+	sm_wire_begin(sd.out, SM_WIRE_COUNT, p->count_serial);
+	sd_peer_send(p, sd.out);
+}
+
 /* Each client counts; one that has not answered the last time is not asked again. */
 void
 sd_status_begin(struct sd_peer *asker)
@@ -61,9 +69,7 @@ sd_status_begin(struct sd_peer *asker)
 
 		if (p->gone || p->stage != SD_OPEN || p->count_serial)
 			continue;
-		p->count_serial = ++sd.serial;
-		sm_wire_begin(sd.out, SM_WIRE_COUNT, p->count_serial);
-		sd_peer_send(p, sd.out);
+		sd_count(p);
 	}
 }
 

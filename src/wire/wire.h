@@ -9,7 +9,8 @@
  *
  *	client   HELLO                          first, and once
  *	daemon   WELCOME + 2 lifelines          when it may run; while all is locked, not before unlock
- *	daemon   LOCK, client LOCKED            with its keys, once nothing is readable
+ *	daemon   LOCK, client LOCKED            with its keys, once nothing is readable; its copy
+ *	                                        of them is wiped before it hears the next word
  *	daemon   UNLOCK, client DONE            with those keys; then all goes on
  *	daemon   PURGE, client DONE             also while it is locked: its keys are gone for good
  *	daemon   COUNT, client TALLY
