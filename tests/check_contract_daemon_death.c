@@ -33,8 +33,7 @@ works(void *unused)
 	MUST(secmalloc_hold(q) == 0);
 	say_there();
 	for (;;) {
-		while (!filled(q, 1000, 1)) /* purged: what sees that ends in a moment */
-			pause();
+		MUST(filled(q, 1000, 1)); /* until its end: nobody sees what was purged */
 		usleep(100);
 	}
 }

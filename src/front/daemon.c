@@ -14,7 +14,7 @@
  * nothing that allocates or prints: other threads stand still wherever they were.
  */
 
-enum { LISTENED = SM_END_BELL + 1 };
+enum { LISTENED = SM_END_BELL + 1, STOP_MS = 1000 };
 
 _Static_assert(sizeof(struct sm_parcel) <= SM_WIRE_PARCEL_BYTES, "the keys fit a message");
 
@@ -56,6 +56,10 @@ say(const char *line)
 _Noreturn static void
 die(const char *line)
 {
+	if (!d.locked && sm_park_needed()) { /* what works on zeros might do harm with them */
+		sm_park_shut();
+		(void)sm_park_all(sm_os_now_ms() + STOP_MS);
+	}
 	secmalloc_purge();
 	say(line);
 	for (;;)
