@@ -106,17 +106,17 @@ start() {
 }
 
 start_all() {
-	pids='' n=0
+	pids='' i=0
 	[ -p "$dir/in" ] || mkfifo "$dir/in"
 	exec 9<>"$dir/in"
-	while [ $n -lt "$1" ]; do
-		n=$((n + 1))
-		start $n
+	while [ $i -lt "$1" ]; do
+		i=$((i + 1))
+		start $i
 	done
-	n=0
-	while [ $n -lt "$1" ]; do
-		n=$((n + 1))
-		await "client $n" grep -q ready "$dir/$n.out"
+	i=0
+	while [ $i -lt "$1" ]; do
+		i=$((i + 1))
+		await "client $i" grep -q ready "$dir/$i.out"
 	done
 }
 
@@ -129,16 +129,16 @@ hits() {
 
 # search: nothing of anybody's anywhere; the controls are found
 search() {
-	n=0
+	i=0
 	for who in $pids; do
-		n=$((n + 1))
-		real=$(sed -n 's/^ready \([0-9]*\).*/\1/p' "$dir/$n.out")
-		found=$(hits "$real" $((n * 1000)) 65536 $((n * 1000 + 2)) 4096 "$hex" key) ||
-			die "client $n ($real) could not be searched"
+		i=$((i + 1))
+		real=$(sed -n 's/^ready \([0-9]*\).*/\1/p' "$dir/$i.out")
+		found=$(hits "$real" $((i * 1000)) 65536 $((i * 1000 + 2)) 4096 "$hex" key) ||
+			die "client $i ($real) could not be searched"
 		case $found in
-		'0 0 0'*) is_python $n || die "client $n: no control: $found" ;;
+		'0 0 0'*) is_python $i || die "client $i: no control: $found" ;;
 		'0 '*' 0 0 0') ;;
-		*) die "client $n, locked: $found: $(head -n 3 "$dir/places")" ;;
+		*) die "client $i, locked: $found: $(head -n 3 "$dir/places")" ;;
 		esac
 	done
 	for who in $daemon $(ps -o pid= --ppid "$daemon"); do
@@ -191,6 +191,7 @@ while [ $n -lt "$cycles" ]; do
 done
 control status >"$dir/status" || die "status"
 [ "$(grep -c . "$dir/status")" -ge "$clients" ] || die "status: $(cat "$dir/status")"
+[ "$(echo "$times" | wc -w)" = "$cycles" ] || die "there were not $cycles locks:$times"
 end_all "$clients"
 say "$clients clients${python:+, python3 among them}: $cycles locks and unlocks, no byte lost;" \
 	"a lock took (ms):$(echo "$times" | tr ' ' '\n' | grep . | sort -n | awk '
