@@ -11,7 +11,8 @@
 # and while nothing is: no client is left.
 #
 # Environment: top_srcdir, top_builddir; SECMALLOC_CLIENTS (6), SECMALLOC_CYCLES (4), SECMALLOC_SCANS
-# (2: a search every so many cycles), SECMALLOC_BYTES (0: what each holds open besides).
+# (2: a search every so many cycles; more than there are: none), SECMALLOC_BYTES (0: what each holds
+# open besides), SECMALLOC_PYTHON (1; 0: no python3).
 set -u
 LC_ALL=C
 export LC_ALL
@@ -80,7 +81,7 @@ start_daemon() {
 
 # can_python: there is one, and its pages can be closed here
 can_python() {
-	command -v python3 >/dev/null && "$build/tools/secmalloc-run" --library \
+	[ "${SECMALLOC_PYTHON:-1}" = 1 ] && command -v python3 >/dev/null && "$build/tools/secmalloc-run" --library \
 		"$build/.libs/libsecmalloc-preload.so" python3 -c 0 2>/dev/null
 }
 
