@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,16 +27,6 @@ static struct {
 
 static _Atomic size_t part_bytes; /* 0: the heap is not there yet */
 
-void
-sm_direct_begin(size_t clear_bytes)
-{
-	enum { CLEAR_LEAST = 128 << 10, CLEAR_DEFAULT = 1 << 20, PARTS = 4, BLOCK = 4096 };
-	size_t clear = clear_bytes ? clear_bytes : CLEAR_DEFAULT;
-
-	atomic_store(&part_bytes, (clear < CLEAR_LEAST ? CLEAR_LEAST : clear) / PARTS &
-		~(size_t)(BLOCK - 1));
-}
-
 static void
 find_all(void)
 {
@@ -46,6 +37,17 @@ find_all(void)
 	*(void **)&real.pread = dlsym(RTLD_NEXT, "pread64");
 	*(void **)&real.pwrite = dlsym(RTLD_NEXT, "pwrite64");
 	atomic_store(&real.found, true);
+}
+
+void
+sm_direct_begin(size_t clear_bytes)
+{
+	enum { CLEAR_LEAST = 128 << 10, CLEAR_DEFAULT = 1 << 20, PARTS = 4, BLOCK = 4096 };
+	size_t clear = clear_bytes ? clear_bytes : CLEAR_DEFAULT;
+
+	find_all(); /* now, and not in a handler that interrupts the dynamic linker */
+	atomic_store(&part_bytes, (clear < CLEAR_LEAST ? CLEAR_LEAST : clear) / PARTS &
+		~(size_t)(BLOCK - 1));
 }
 
 /* How much of it is for one call. */
@@ -129,6 +131,46 @@ SM_SHOWN ssize_t
 pwrite(int fd, const void *p, size_t n, off_t at)
 {
 	return in_parts(PWRITE, fd, (uintptr_t)p, n, at);
+}
+
+/* Programs compiled with _FORTIFY_SOURCE call these where the room for n bytes is known. */
+ssize_t __read_chk(int fd, void *p, size_t n, size_t room);
+ssize_t __pread_chk(int fd, void *p, size_t n, off_t at, size_t room);
+ssize_t __pread64_chk(int fd, void *p, size_t n, off64_t at, size_t room);
+
+/* The C library says so, and ends the program. */
+static void
+check_room(size_t n, size_t room)
+{
+	void (*fail)(void);
+
+	if (SM_LIKELY(n <= room))
+		return;
+	*(void **)&fail = dlsym(RTLD_NEXT, "__chk_fail");
+	if (fail)
+		fail();
+	abort();
+}
+
+SM_SHOWN ssize_t
+__read_chk(int fd, void *p, size_t n, size_t room)
+{
+	check_room(n, room);
+	return in_parts(READ, fd, (uintptr_t)p, n, 0);
+}
+
+SM_SHOWN ssize_t
+__pread_chk(int fd, void *p, size_t n, off_t at, size_t room)
+{
+	check_room(n, room);
+	return in_parts(PREAD, fd, (uintptr_t)p, n, at);
+}
+
+SM_SHOWN ssize_t
+__pread64_chk(int fd, void *p, size_t n, off64_t at, size_t room)
+{
+	check_room(n, room);
+	return in_parts(PREAD, fd, (uintptr_t)p, n, at);
 }
 
 /* The library's own calls come here, as threads make them that the C library does not know. */

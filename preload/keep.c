@@ -22,6 +22,9 @@
 #ifndef MCL_ONFAULT
 #define MCL_ONFAULT 4
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 enum { OURS = sizeof(sm_host.descriptors) / sizeof(sm_host.descriptors[0]) };
 
@@ -174,7 +177,8 @@ SM_SHOWN int
 madvise(void *at, size_t n, int advice)
 {
 	bool (*forget)(void *, size_t) = atomic_load(&sm_host.forget);
-	bool drops = advice == MADV_DONTNEED || advice == MADV_FREE;
+	bool drops = advice == MADV_DONTNEED || advice == MADV_DONTNEED_LOCKED ||
+		advice == MADV_FREE;
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
 	if (forget && (uintptr_t)at % page == 0 && n <= PTRDIFF_MAX && forget(at, drops ? n : 0))

@@ -46,6 +46,18 @@ is_whole(unsigned char *p)
 
 /* ------------------------------------------------------------------- locks */
 
+/** is_there - this page is in memory, or its content in swap */
+static int
+is_there(unsigned char *p)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	MUST(fd >= 0 && pread(fd, &entry, 8, (off_t)((uintptr_t)p / 4096 * 8)) == 8);
+	close(fd);
+	return entry >> 62 != 0;
+}
+
 static void
 locking_all(void *mode)
 {
@@ -59,6 +71,38 @@ START_TEST(mlockall_comes_to_an_end_and_nothing_is_lost)
 {
 	if (mode_is_here(BY_THREAD))
 		(void)in_mode(BY_THREAD, locking_all);
+}
+END_TEST
+
+/* What is mapped comes at once, of all pools: those from the start, and the next. */
+static void
+locking_before(void *mode)
+{
+	struct secmalloc_config c = transparent_config(CLEAR_PAGES);
+	unsigned char *p[8];
+
+	(void)mode;
+	MUST(mlockall(MCL_CURRENT | MCL_FUTURE) == 0);
+	MUST(secmalloc_init(&c) == 0);
+	for (size_t i = 0; i < 8; i++) {
+		p[i] = secaligned_alloc(4096, MIB);
+		MUST(p[i] != NULL);
+		fill(p[i], MIB, 1 + (unsigned)i);
+		MUST(stats_now().bytes_clear <= (CLEAR_PAGES + 32) * 4096);
+	}
+	MUST(secmalloc_encrypt_all() == 0);
+	for (size_t i = 0; i < 8; i++)
+		for (size_t at = 0; at < MIB; at += 4096)
+			MUST(!is_there(p[i] + at));
+	for (size_t i = 0; i < 8; i++)
+		MUST(filled(p[i], MIB, 1 + (unsigned)i));
+	MUST(secmalloc_term() == 0);
+}
+
+START_TEST(what_is_mapped_where_all_is_locked_closes_too)
+{
+	if (mode_is_here(BY_THREAD))
+		(void)in_mode(BY_THREAD, locking_before);
 }
 END_TEST
 
@@ -123,18 +167,6 @@ END_TEST
 
 #ifdef IORING_OFF_SQ_RING
 
-/** is_there - this page is in memory, or its content in swap */
-static int
-is_there(unsigned char *p)
-{
-	uint64_t entry = 0;
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-
-	MUST(fd >= 0 && pread(fd, &entry, 8, (off_t)((uintptr_t)p / 4096 * 8)) == 8);
-	close(fd);
-	return entry >> 62 != 0;
-}
-
 static void
 freeing(void *mode)
 {
@@ -186,6 +218,7 @@ main(void)
 	tcase_set_timeout(tc, 120);
 	suite_add_tcase(s, tc);
 	tcase_add_test(tc, mlockall_comes_to_an_end_and_nothing_is_lost);
+	tcase_add_test(tc, what_is_mapped_where_all_is_locked_closes_too);
 	tcase_add_test(tc, after_mlockall_a_purge_leaves_nothing);
 	tcase_add_loop_test(tc, what_the_program_unlocks_is_locked_again_when_it_moves, BY_THREAD,
 		BY_SIGNAL + 1);

@@ -112,6 +112,7 @@ END_TEST
 START_TEST(pages_that_it_gives_back_are_zero)
 {
 	unaware("discard", "mode=thread,clear=262144");
+	unaware("discard", "mode=thread,clear=4194304");
 }
 END_TEST
 

@@ -8,7 +8,7 @@
  */
 #include "closed_calls.h"
 
-enum { FLOOD = 2 << 20 };
+enum { FLOOD = 2 << 20, DONTNEED_LOCKED = 24 };
 
 static unsigned char *flood;
 
@@ -42,9 +42,14 @@ discard(void)
 {
 	unsigned char *p = closed_get(LARGE, 1);
 
+	for (int turn = 0; turn < 3; turn++) {
+		CLOSED_MUST(madvise(p, LARGE / 2, turn ? MADV_DONTNEED : DONTNEED_LOCKED) == 0);
+		for (size_t i = 0; i < LARGE / 2; i++) {
+			CLOSED_MUST(p[i] == 0);
+			p[i] = (unsigned char)~i; /* in pages side by side, which go as such */
+		}
+	}
 	CLOSED_MUST(madvise(p, LARGE / 2, MADV_DONTNEED) == 0);
-	for (size_t i = 0; i < LARGE / 2; i++)
-		CLOSED_MUST(p[i] == 0);
 	for (size_t i = LARGE / 2; i < LARGE; i++)
 		CLOSED_MUST(p[i] == closed_byte(1, i));
 	p[5] = 5;

@@ -4,7 +4,8 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * run_direct FILE: of 8 MiB in one call. 3: there is no O_DIRECT in that folder.
+ * run_direct FILE: of 8 MiB in one call. 3: there is no O_DIRECT in that folder. Also as a program
+ * calls it that was compiled with _FORTIFY_SOURCE, where the C library has that.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -29,6 +30,12 @@ fail(const char *what, int line)
 	_exit(1);
 }
 
+/* Of the C library, if it has them. */
+#pragma weak __read_chk
+#pragma weak __pread_chk
+ssize_t __read_chk(int fd, void *to, size_t n, size_t room);
+ssize_t __pread_chk(int fd, void *to, size_t n, off_t at, size_t room);
+
 static void
 write_pattern(unsigned char seed)
 {
@@ -41,6 +48,19 @@ is_pattern(unsigned char seed)
 {
 	for (size_t i = 0; i < BYTES; i++)
 		MUST(p[i] == (unsigned char)(seed + i * 7 + (i >> 12)));
+}
+
+static void
+fortified(int fd)
+{
+	if (!__read_chk || !__pread_chk)
+		return;
+	memset(p, 0, BYTES);
+	MUST(__pread_chk(fd, p, BYTES, 0, BYTES) == BYTES);
+	is_pattern(2);
+	memset(p, 0, BYTES);
+	MUST(lseek(fd, 0, SEEK_SET) == 0 && __read_chk(fd, p, BYTES, BYTES) == BYTES);
+	is_pattern(2);
 }
 
 int
@@ -63,6 +83,7 @@ main(int argc, char **argv)
 	MUST(lseek(fd, PAGE, SEEK_SET) == PAGE && read(fd, p, BYTES) == BYTES - PAGE); /* to the end */
 	MUST(read(fd, p, BYTES) == 0 && p[0] == (unsigned char)(2 + PAGE * 7 + 1));
 	MUST(pread(fd, p + 1, BYTES - PAGE, 0) == -1 && errno == EINVAL);
+	fortified(fd);
 	free(p);
 	return 0;
 }

@@ -264,11 +264,8 @@ obtain_tables(void)
 static int
 watch_frames(void)
 {
-	int e;
+	int e = sm_mover->watch(sm_engine.fd, sm_engine.p.base, sm_engine.p.bytes);
 
-	if (!sm_mover->shared) /* where the program locks all that it maps, they have come */
-		sm_mover->empty(sm_engine.p.base, sm_engine.p.bytes);
-	e = sm_mover->watch(sm_engine.fd, sm_engine.p.base, sm_engine.p.bytes);
 	return e ? sm_fail(ENOTSUP, "the kernel refused to watch pages (%d)", e) : fill_frames();
 }
 

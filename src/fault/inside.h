@@ -46,7 +46,8 @@ int sm_uffd_open(enum sm_mode mode);
  * child that is forked once the program has become another user */
 void sm_uffd_keep(void);
 void sm_uffd_let_go(void);
-/** sm_uffd_watch - a fault in these pages is told, from now on. An errno value. */
+/** sm_uffd_watch - a fault in these pages, which nobody has touched, is told from now on. An errno
+ * value. */
 int sm_uffd_watch(int fd, void *base, size_t bytes);
 void sm_uffd_unwatch(int fd, void *base, size_t bytes);
 /** sm_uffd_move - one page; who waits for it is not woken. EEXIST, ENOENT, EBUSY, ... What the program

@@ -104,6 +104,8 @@ sm_uffd_open(enum sm_mode mode)
 	return -1;
 }
 
+/* Where the program locks all that it maps (MCL_FUTURE) the pages have come as they were mapped, and
+ * nobody would ever be told of them. */
 int
 sm_uffd_watch(int fd, void *base, size_t bytes)
 {
@@ -111,6 +113,7 @@ sm_uffd_watch(int fd, void *base, size_t bytes)
 		.mode = UFFDIO_REGISTER_MODE_MISSING };
 
 	(void)madvise(base, bytes, MADV_NOHUGEPAGE);
+	sm_uffd_empty(base, bytes);
 	return ioctl(fd, UFFDIO_REGISTER, &r) ? errno : 0;
 }
 
