@@ -141,6 +141,7 @@ start(int argc, char **argv)
 {
 	int e;
 
+	sd_standard_fds();
 	sd_options_read(argc, argv, &sd.o);
 	sd_log_open(sd.o.foreground && sd.o.to_syslog);
 	if (!sd.o.foreground)
@@ -158,6 +159,7 @@ start(int argc, char **argv)
 	start_signals();
 	if (!sd.o.foreground)
 		sd_log_open(true);
+	sd_background_detach();
 	start_sandbox();
 	sd_log(LOG_NOTICE, "ready: passphrase %s, sandbox %s", sd.own.set ? "set" : "none",
 		sd.sandboxed ? sd_sandbox_name : "none");
