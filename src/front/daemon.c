@@ -14,7 +14,7 @@
  * nothing that allocates or prints: other threads stand still wherever they were.
  */
 
-enum { LISTENED = SM_END_BELL + 1 };
+enum { LISTENED = SM_END_BELL + 1, LAST_WORDS_MS = 1000 };
 
 _Static_assert(sizeof(struct sm_parcel) <= SM_WIRE_PARCEL_BYTES, "the keys fit a message");
 
@@ -46,9 +46,12 @@ sm_daemon_ends(void)
 
 /* --------------------------------------------------------------------- end */
 
+/* Where nobody reads it, and there is no room, that is no reason to live on. */
 static void
 say(const char *line)
 {
+	if (!sm_os_kill_soon(LAST_WORDS_MS))
+		return;
 	if (write(STDERR_FILENO, line, strlen(line)) < 0)
 		return;
 }
