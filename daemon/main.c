@@ -33,11 +33,11 @@ give_up(int status)
 void
 sd_doom(const char *why)
 {
-	sd_log(LOG_CRIT, "%s: ending, and with it whoever is locked", why);
 	for (size_t i = 0; i < sd.n; i++)
 		if (sd_peer_is_held(sd.peers[i]) || (sd.locked && sd.peers[i]->stage == SD_OPEN))
 			sd_peer_kill(sd.peers[i]);
 	secmalloc_purge();
+	sd_log(LOG_CRIT, "%s: ending, and with it whoever is locked", why); /* syslog may wait */
 	give_up(1);
 }
 

@@ -104,6 +104,33 @@ fi
 kill -9 "$client"
 end
 
+# A log that nobody reads, and that is full, is in nobody's way; the next line that fits tells.
+mkfifo "$dir/full.log"
+exec 8<>"$dir/full.log"
+dd if=/dev/zero of="$dir/full.log" bs=4096 count=1024 oflag=nonblock conv=notrunc 2>/dev/null || :
+begin_unheard() {
+	"$build/tests/quick_daemon" -f --socket "$socket" --passphrase-fd 0 "$@" <"$dir/phrase" \
+		2>&8 &
+	daemon=$!
+	await 10 ctl status
+	watcher=$(children "$daemon")
+}
+begin_unheard
+good 2
+ctl lock >/dev/null || fail "no lock while the log is full"
+unlock || fail "no unlock while the log is full"
+dd if="$dir/full.log" bs=4096 count=64 iflag=nonblock >/dev/null 2>&1 || :
+ctl lock >/dev/null
+dd if="$dir/full.log" bs=4096 count=64 iflag=nonblock 2>/dev/null | tr -d '\0' >"$dir/said" || :
+grep -q 'locked: 2 of 2' "$dir/said" || fail "the log is still lost"
+grep -q '[1-9][0-9]* lines were lost' "$dir/said" || fail "what was lost is not told"
+dd if=/dev/zero of="$dir/full.log" bs=4096 count=1024 oflag=nonblock conv=notrunc 2>/dev/null || :
+kill -9 "$watcher"
+await 5 is_gone "$daemon"
+exec 8>&-
+wait "$daemon" 2>/dev/null || :
+daemon=''
+
 # ---------------------------------------------------------------------- commands
 
 begin
