@@ -131,6 +131,8 @@ lock(struct page *p, uint32_t serial)
 	if (e == EBADMSG)
 		die("secmalloc: what was closed for the daemon could not be opened again: everything "
 		    "was purged, and this program ends\n");
+	if (e && sm_daemon_ends()) /* the program stops the library, and hangs up */
+		return false;
 	sm_wire_begin(m, SM_WIRE_LOCKED, serial);
 	m->locked.error = (uint32_t)e;
 	if (e == 0) {
