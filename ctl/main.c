@@ -7,11 +7,13 @@
 #include "inside.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 void
 sc_say(const char *fmt, ...)
@@ -23,6 +25,19 @@ sc_say(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
+}
+
+/* What is said fails where 0 to 2 are closed, and does not go to the daemon by that number. */
+static void
+standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDONLY);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void
@@ -137,6 +152,7 @@ main(int argc, char **argv)
 	struct sc_wish w;
 	int status = SC_FAILED;
 
+	standard_fds();
 	sc_wish_read(argc, argv, &w);
 	harden();
 	m = secmalloc(sizeof(*m));

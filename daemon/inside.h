@@ -67,8 +67,14 @@ int sd_service_socket(int *fd);
 /** sd_service_tell - "READY=1" and the like, if it wants to know */
 void sd_service_tell(const char *what);
 
-/** sd_background - go on in a child; the parent ends once sd_background_done is told */
+/** sd_standard_fds - those of 0, 1 and 2 that were closed are not: what is written there goes to
+ * nobody, and not to whoever got the number */
+void sd_standard_fds(void);
+
+/** sd_background - go on in a child; the parent ends once sd_background_done is told.
+ * sd_background_detach - let the terminal, the session and the folder go */
 void sd_background(void);
+void sd_background_detach(void);
 void sd_background_done(void);
 
 /** sd_harden - no core, no tracer, as many descriptors as may be had */

@@ -14,6 +14,7 @@
 enum { LINE_BYTES = 512 };
 
 static bool by_syslog;
+static unsigned lost; /* lines that nobody made room for */
 
 int64_t
 sd_now(void)
@@ -35,6 +36,23 @@ sd_log_open(bool to_syslog)
 	}
 }
 
+/* Nobody is waited for: a pipe whose reader has stopped would stop the daemon, and all locks. */
+static void
+write_line(const char *line)
+{
+	struct pollfd p = { STDERR_FILENO, POLLOUT, 0 };
+
+	if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT)) {
+		lost++;
+		return;
+	}
+	if (lost)
+		dprintf(STDERR_FILENO, "secmallocd: %u lines were lost; %s\n", lost, line);
+	else
+		dprintf(STDERR_FILENO, "secmallocd: %s\n", line);
+	lost = 0;
+}
+
 void
 sd_log(int priority, const char *fmt, ...)
 {
@@ -47,5 +65,5 @@ sd_log(int priority, const char *fmt, ...)
 	if (by_syslog)
 		syslog(priority, "%s", line);
 	else
-		dprintf(STDERR_FILENO, "secmallocd: %s\n", line);
+		write_line(line);
 }

@@ -33,11 +33,11 @@ give_up(int status)
 void
 sd_doom(const char *why)
 {
-	sd_log(LOG_CRIT, "%s: ending, and with it whoever is locked", why);
 	for (size_t i = 0; i < sd.n; i++)
 		if (sd_peer_is_held(sd.peers[i]) || (sd.locked && sd.peers[i]->stage == SD_OPEN))
 			sd_peer_kill(sd.peers[i]);
 	secmalloc_purge();
+	sd_log(LOG_CRIT, "%s: ending, and with it whoever is locked", why); /* syslog may wait */
 	give_up(1);
 }
 
@@ -141,6 +141,7 @@ start(int argc, char **argv)
 {
 	int e;
 
+	sd_standard_fds();
 	sd_options_read(argc, argv, &sd.o);
 	sd_log_open(sd.o.foreground && sd.o.to_syslog);
 	if (!sd.o.foreground)
@@ -158,6 +159,7 @@ start(int argc, char **argv)
 	start_signals();
 	if (!sd.o.foreground)
 		sd_log_open(true);
+	sd_background_detach();
 	start_sandbox();
 	sd_log(LOG_NOTICE, "ready: passphrase %s, sandbox %s", sd.own.set ? "set" : "none",
 		sd.sandboxed ? sd_sandbox_name : "none");

@@ -83,6 +83,18 @@ sd_service_tell(const char *what)
 
 /* ----------------------------------------------------------------------- background */
 
+void
+sd_standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* The parent goes when the child is ready, and says so if it never is. */
 void
 sd_background(void)
@@ -108,21 +120,28 @@ sd_background(void)
 	_exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
 }
 
+/* Before the sandbox, which lets nothing of this be done. */
 void
-sd_background_done(void)
+sd_background_detach(void)
 {
 	int null;
 
 	if (parent < 0)
 		return;
-	setsid();
-	if (chdir("/"))
-		sd_log(LOG_WARNING, "staying in this folder: %s", strerror(errno));
+	if (setsid() < 0 || chdir("/"))
+		sd_log(LOG_WARNING, "still in this session and folder: %s", strerror(errno));
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (int fd = 0; fd <= STDERR_FILENO && null >= 0; fd++)
 		dup2(null, fd);
 	if (null > STDERR_FILENO)
 		close(null);
+}
+
+void
+sd_background_done(void)
+{
+	if (parent < 0)
+		return;
 	if (write(parent, "", 1) != 1)
 		sd_log(LOG_WARNING, "nobody waited for the start");
 	close(parent);

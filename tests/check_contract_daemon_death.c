@@ -72,6 +72,39 @@ START_TEST(who_is_open_says_so_and_is_killed)
 }
 END_TEST
 
+/* Nobody reads what it says, and there is no room for more. */
+static void
+works_unheard(void *unused)
+{
+	char page[4096] = "";
+	int ends[2];
+
+	MUST(pipe2(ends, O_NONBLOCK) == 0);
+	while (write(ends[1], page, sizeof(page)) > 0)
+		continue;
+	MUST(fcntl(ends[1], F_SETFL, 0) == 0 && dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
+	works(unused);
+}
+
+START_TEST(who_cannot_say_so_is_killed_too)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, works_unheard, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	if (_i == ENDS) { /* and all threads wait */
+		ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+		p.keys.parcel[3] ^= 1;
+		ck_assert_int_ne(fake_unlock(&p), 0);
+	} else {
+		cut(&p, _i);
+	}
+	fake_is_killed(&g, NULL);
+}
+END_TEST
+
 START_TEST(who_is_locked_is_killed)
 {
 	struct program g;
@@ -282,6 +315,7 @@ main(void)
 
 	tcase_add_checked_fixture(tc, open_fake, close_fake);
 	tcase_add_loop_test(tc, who_is_open_says_so_and_is_killed, 0, ENDS);
+	tcase_add_loop_test(tc, who_cannot_say_so_is_killed_too, 0, ENDS + 1);
 	tcase_add_loop_test(tc, who_is_locked_is_killed, 0, 2 * ENDS);
 	tcase_add_loop_test(tc, who_is_locked_and_stopped_is_killed, DAEMON_LINE, ENDS);
 	tcase_add_test(tc, who_is_stopped_before_it_is_locked_dies_once_it_goes_on);

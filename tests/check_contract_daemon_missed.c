@@ -211,6 +211,57 @@ START_TEST(a_call_that_takes_too_long_is_in_the_way)
 }
 END_TEST
 
+/* ----------------------------------------------------------------------- term */
+
+enum { TERMS = 1500 };
+
+static void
+starts_and_stops(void *unused)
+{
+	(void)unused;
+	for (unsigned i = 0; i < TERMS; i++) {
+		start_with_daemon();
+		MUST(secmalloc(BYTES) != NULL);
+		say_there();
+		usleep(i * 7 % 300);
+		MUST(secmalloc_term() == 0);
+	}
+}
+
+/* It hangs up, or is locked first; to say that it could not lock itself would have it killed. */
+START_TEST(who_stops_while_it_is_told_to_lock_is_not_late)
+{
+	unsigned locked = 0, left = 0;
+	struct sm_wire_message m;
+	struct sm_wire_from from;
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, starts_and_stops, NULL);
+	for (unsigned i = 0; i < TERMS; i++) {
+		fake_meet(&fake, &p, SM_WIRE_DIE);
+		fake_there(&g);
+		usleep(i % 400); /* the one or the other comes first */
+		sm_wire_begin(&m, SM_WIRE_LOCK, ++p.serial);
+		m.lock.deadline_ms = FAKE_LOCK_MS;
+		(void)sm_wire_send(p.fd, &m, NULL, 0);
+		fake_await(p.fd);
+		if (sm_wire_receive(p.fd, &m, &from) || from.n == 0) {
+			left++;
+		} else {
+			ck_assert_msg(m.locked.error == 0, "turn %u: error %u", i, m.locked.error);
+			p.keys = m.locked;
+			ck_assert_int_eq(fake_unlock(&p), 0);
+			locked++;
+			ck_assert(!fake_hear(&p, &m, 0)); /* it hangs up */
+		}
+		fake_die(&p);
+	}
+	fake_ends_well(&g);
+	ck_assert_uint_eq(locked + left, TERMS);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -222,5 +273,6 @@ main(void)
 	tcase_add_test(tc, the_parent_of_a_vfork_is_missed);
 	tcase_add_test(tc, a_main_thread_that_has_ended_is_not_waited_for);
 	tcase_add_test(tc, a_call_that_takes_too_long_is_in_the_way);
+	tcase_add_test(tc, who_stops_while_it_is_told_to_lock_is_not_late);
 	return run(s);
 }

@@ -370,6 +370,38 @@ START_TEST(a_message_says_who_sent_it_and_brings_its_descriptors)
 }
 END_TEST
 
+/* Nobody's credentials are asked for here, so there is room for more of them. */
+START_TEST(of_too_many_descriptors_none_is_written_elsewhere_or_left_open)
+{
+	struct { struct sm_wire_from from; int behind[32]; } got;
+	struct sm_wire_message hello;
+	union { struct cmsghdr k; char bytes[CMSG_SPACE(32 * sizeof(int))]; } c = { { 0 } };
+	struct iovec v = { &hello, HEAD + OF(hello) };
+	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = &c,
+		.msg_controllen = CMSG_SPACE((size_t)_i * sizeof(int)) };
+	int ends[2], before, after;
+
+	sm_wire_begin(&hello, SM_WIRE_HELLO, 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+	c.k = (struct cmsghdr){ CMSG_LEN((size_t)_i * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+	memset(&got, 0, sizeof(got)); /* each of them is standard input */
+	ck_assert_int_eq(sendmsg(ends[0], &h, 0), (ssize_t)v.iov_len);
+	before = dup(0);
+	close(before);
+	ck_assert_int_eq(sm_wire_receive(ends[1], &m, &got.from), 0);
+	ck_assert_uint_gt(got.from.fds, SM_WIRE_LIFELINES);
+	ck_assert_uint_le(got.from.fds, SM_WIRE_FDS_MOST);
+	for (size_t i = 0; i < 32; i++)
+		ck_assert_int_eq(got.behind[i], 0);
+	sm_wire_close_fds(&got.from);
+	after = dup(0);
+	ck_assert_int_eq(after, before);
+	close(after);
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
 START_TEST(one_listens_a_stale_socket_is_taken_over_and_a_file_is_not)
 {
 	int listener, client, server, second, fd;
@@ -448,6 +480,8 @@ main(void)
 	tcase_add_test(tc, a_row_and_an_answer_end_and_holes_are_empty);
 	tcase_add_test(tc, whatever_random_messages_are_believed_is_sound);
 	tcase_add_test(tc, a_message_says_who_sent_it_and_brings_its_descriptors);
+	tcase_add_loop_test(
+		tc, of_too_many_descriptors_none_is_written_elsewhere_or_left_open, 3, 20);
 	tcase_add_test(tc, one_listens_a_stale_socket_is_taken_over_and_a_file_is_not);
 	tcase_add_test(tc, only_a_listening_seqpacket_socket_is_adopted);
 	tcase_add_test(tc, a_place_follows_the_runtime_folder_and_must_fit);

@@ -69,16 +69,67 @@ begin
 end
 [ ! -e "$socket" ] || fail "the socket was left behind"
 
-# In the background: ready when the command returns.
-"$build/tests/quick_daemon" --socket "$socket" --no-passphrase </dev/null 2>>"$log" ||
-	fail "not to the background"
+# In the background: ready when the command returns, which holds nothing of who called it.
+mkfifo "$dir/said.by"
+cat "$dir/said.by" >/dev/null &
+reader=$!
+"$build/tests/quick_daemon" --socket "$socket" --no-passphrase </dev/null >"$dir/said.by" \
+	2>>"$log" || fail "not to the background"
 ctl status | grep -q 'passphrase none' || fail "status in the background"
 in_background quick_daemon
+await 5 is_gone $reader
+[ "$(sed 's/.*) //' "/proc/$daemon/stat" | cut -d ' ' -f 4)" = "$daemon" ] ||
+	fail "in the background it is in its caller's session"
 kill -TERM "$daemon"
 await 5 is_gone "$daemon"
 daemon=''
 try 'another secmallocd\|use another\|one line' "$build/tests/quick_daemon" --socket "$socket" \
 	--passphrase-fd 0 </dev/null
+
+# Closed, 0 to 2 are nobody's: a log that went to the watcher would tell it to hold no longer.
+"$build/tests/quick_daemon" -f --socket "$socket" --no-passphrase 0<&- 1>&- 2>&- &
+daemon=$!
+await 10 ctl status
+watcher=$(children "$daemon")
+client mute
+await 5 grep -q welcome "$dir/mute.$client"
+[ -n "$(ctl status 0<&- 2>&-)" ] || fail "status without standard input"
+ctl status 1>&- 2>"$dir/said" && fail "status without standard output"
+grep -q 'standard output cannot be written' "$dir/said" || fail "not said: $(cat "$dir/said")"
+if [ -r "/proc/$daemon/fd/0" ]; then
+	for fd in 0 1 2; do
+		[ "$(readlink "/proc/$daemon/fd/$fd")" = /dev/null ] || fail "descriptor $fd"
+	done
+fi
+kill -9 "$client"
+end
+
+# A log that nobody reads, and that is full, is in nobody's way; the next line that fits tells.
+mkfifo "$dir/full.log"
+exec 8<>"$dir/full.log"
+dd if=/dev/zero of="$dir/full.log" bs=4096 count=1024 oflag=nonblock conv=notrunc 2>/dev/null || :
+begin_unheard() {
+	"$build/tests/quick_daemon" -f --socket "$socket" --passphrase-fd 0 "$@" <"$dir/phrase" \
+		2>&8 &
+	daemon=$!
+	await 10 ctl status
+	watcher=$(children "$daemon")
+}
+begin_unheard
+good 2
+ctl lock >/dev/null || fail "no lock while the log is full"
+unlock || fail "no unlock while the log is full"
+dd if="$dir/full.log" bs=4096 count=64 iflag=nonblock >/dev/null 2>&1 || :
+ctl lock >/dev/null
+dd if="$dir/full.log" bs=4096 count=64 iflag=nonblock 2>/dev/null | tr -d '\0' >"$dir/said" || :
+grep -q 'locked: 2 of 2' "$dir/said" || fail "the log is still lost"
+grep -q '[1-9][0-9]* lines were lost' "$dir/said" || fail "what was lost is not told"
+dd if=/dev/zero of="$dir/full.log" bs=4096 count=1024 oflag=nonblock conv=notrunc 2>/dev/null || :
+kill -9 "$watcher"
+await 5 is_gone "$daemon"
+exec 8>&-
+wait "$daemon" 2>/dev/null || :
+daemon=''
 
 # ---------------------------------------------------------------------- commands
 

@@ -14,7 +14,7 @@
  * nothing that allocates or prints: other threads stand still wherever they were.
  */
 
-enum { LISTENED = SM_END_BELL + 1, STOP_MS = 1000 };
+enum { LISTENED = SM_END_BELL + 1, STOP_MS = 1000, LAST_WORDS_MS = 1000 };
 
 _Static_assert(sizeof(struct sm_parcel) <= SM_WIRE_PARCEL_BYTES, "the keys fit a message");
 
@@ -46,9 +46,12 @@ sm_daemon_ends(void)
 
 /* --------------------------------------------------------------------- end */
 
+/* Where nobody reads it, and there is no room, that is no reason to live on. */
 static void
 say(const char *line)
 {
+	if (!sm_os_kill_soon(LAST_WORDS_MS))
+		return;
 	if (write(STDERR_FILENO, line, strlen(line)) < 0)
 		return;
 }
@@ -132,6 +135,8 @@ lock(struct page *p, uint32_t serial)
 	if (e == EBADMSG)
 		die("secmalloc: what was closed for the daemon could not be opened again: everything "
 		    "was purged, and this program ends\n");
+	if (e && sm_daemon_ends()) /* the program stops the library, and hangs up */
+		return false;
 	sm_wire_begin(m, SM_WIRE_LOCKED, serial);
 	m->locked.error = (uint32_t)e;
 	if (e == 0) {

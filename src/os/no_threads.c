@@ -61,6 +61,13 @@ sm_os_kill_self(void)
 	kill(getpid(), SIGKILL);
 }
 
+bool
+sm_os_kill_soon(unsigned ms)
+{
+	(void)ms;
+	return false;
+}
+
 void
 sm_os_name(char *to, size_t bytes)
 {

@@ -164,6 +164,9 @@ void sm_os_wake(_Atomic uint32_t *word);
 /** sm_os_kill_self - the whole process, at once */
 void sm_os_kill_self(void);
 
+/** sm_os_kill_soon - the same, but the kernel does it in so many ms. False: it will not. */
+bool sm_os_kill_soon(unsigned ms);
+
 /** sm_os_name - the program's, as ps(1) shows it */
 void sm_os_name(char *to, size_t bytes);
 

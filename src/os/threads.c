@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { OURS_MOST = 8, LIST_BYTES = 2048, NUMBER_BYTES = 12, STAT_BYTES = 256 };
@@ -165,6 +166,17 @@ void
 sm_os_kill_self(void)
 {
 	(void)syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+}
+
+bool
+sm_os_kill_soon(unsigned ms)
+{
+	struct sigevent kill = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+	const long t[] = { 0, 0, ms / 1000, (long)(ms % 1000) * 1000000 }; /* as the kernel has it */
+	int timer;
+
+	return syscall(SYS_timer_create, CLOCK_MONOTONIC, &kill, &timer) == 0 &&
+		syscall(SYS_timer_settime, timer, 0, t, NULL) == 0;
 }
 
 void

@@ -301,6 +301,21 @@ sm_wire_send(int fd, const struct sm_wire_message *m, const int *fds, size_t nfd
 	return 0;
 }
 
+/* Where no credentials come there is room for more than any message has: those are closed. */
+static void
+take_fds(const unsigned char *data, size_t n, struct sm_wire_from *from)
+{
+	for (size_t i = 0; i < n; i++) {
+		int fd;
+
+		memcpy(&fd, data + i * sizeof(fd), sizeof(fd));
+		if (from->fds < SM_WIRE_FDS_MOST)
+			from->fd[from->fds++] = fd;
+		else
+			close(fd);
+	}
+}
+
 static void
 take_control(struct msghdr *h, struct sm_wire_from *from)
 {
@@ -315,8 +330,7 @@ take_control(struct msghdr *h, struct sm_wire_from *from)
 			memcpy(&u, CMSG_DATA(k), sizeof(u));
 			from->pid = u.pid;
 		} else if (k->cmsg_type == SCM_RIGHTS) {
-			from->fds = n / sizeof(int);
-			memcpy(from->fd, CMSG_DATA(k), from->fds * sizeof(int));
+			take_fds(CMSG_DATA(k), n / sizeof(int), from);
 		}
 	}
 }
