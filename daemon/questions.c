@@ -125,7 +125,9 @@ is_right(const struct sd_pair *pair, const struct sd_seal *s)
 		refuse_phrase();
 		return false;
 	}
-	sd.wrong = 0;
+	/* A passphrase of just this lock says nothing of who tried the other one. */
+	if (!sd.own.set || secmemcmp(s->public, sd.own.public, sizeof(s->public)) == 0)
+		sd.wrong = 0;
 	return true;
 }
 

@@ -104,6 +104,16 @@ fi
 kill -9 "$client"
 end
 
+# Who locks and unlocks by a passphrase of his own has not found the other: the count goes on.
+begin
+for text in a b; do
+	printf '%s\nnew\n' $text | ctl passwd --passphrase-fd 0 2>/dev/null && fail "passwd by $text"
+	echo mine | ctl lock --passphrase-fd 0 >/dev/null
+	unlock mine || fail "no unlock"
+done
+grep -q 'wrong passphrase, number 2' "$log" || fail "the count began anew"
+end
+
 # A log that nobody reads, and that is full, is in nobody's way; the next line that fits tells.
 mkfifo "$dir/full.log"
 exec 8<>"$dir/full.log"
