@@ -149,6 +149,10 @@ change_phrase(const struct sd_pair *pair)
 		return true;
 	}
 	adopt(pair);
+	if (sd.locked) { /* under the old one, and it is what unlocks */
+		sd_answer(sd.deriver, EACCES, "all is locked: unlock first");
+		return false;
+	}
 	sd.own = sd.next;
 	sd_log(LOG_NOTICE, "another passphrase from now on");
 	sd_answer(sd.deriver, 0, "another passphrase from now on");

@@ -6,6 +6,7 @@
  */
 #include "daemon.h"
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 enum { BYTES = 3000 };
@@ -89,12 +90,21 @@ START_TEST(one_that_cannot_be_stopped_is_said_so_and_all_goes_on)
 END_TEST
 
 static void *
+waits(void *unused)
+{
+	for (;;)
+		usleep(100);
+	return unused;
+}
+
+static void *
 vforks(void *unused)
 {
 	const pid_t pid = vfork();
 
-	if (pid == 0) {
-		usleep(600000);
+	if (pid == 0) { /* it shares this memory */
+		while (!over)
+			usleep(1000);
 		_exit(0);
 	}
 	MUST(waitpid(pid, NULL, 0) == pid);
@@ -112,7 +122,10 @@ is_in_vfork(void *unused)
 	usleep(100000);
 	say_there();
 	await_word();
+	over = true;
 	MUST(pthread_join(t, NULL) == 0);
+	say_there();
+	await_word();
 }
 
 START_TEST(the_parent_of_a_vfork_is_missed)
@@ -124,8 +137,44 @@ START_TEST(the_parent_of_a_vfork_is_missed)
 	fake_meet(&fake, &p, SM_WIRE_DIE);
 	fake_there(&g);
 	ck_assert_int_eq(fake_lock(&p, 200), ETIMEDOUT);
+	fake_go_on(&g);
+	fake_there(&g);
 	ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
 	ck_assert_int_eq(fake_unlock(&p), 0);
+	fake_go_on(&g);
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
+static void
+has_no_descriptor_left(void *unused)
+{
+	struct rlimit r = { 200, 200 };
+	pthread_t t;
+
+	start_with_daemon();
+	MUST(setrlimit(RLIMIT_NOFILE, &r) == 0);
+	while (dup(STDIN_FILENO) >= 0)
+		continue;
+	thread(&t, waits, unused);
+	say_there();
+	await_word();
+	MUST(secmalloc_term() == 0);
+}
+
+START_TEST(one_without_a_descriptor_left_is_locked_all_the_same)
+{
+	struct program g;
+	struct peer p;
+
+	fake_begin(&fake, &g, has_no_descriptor_left, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	fake_there(&g);
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(fake_lock(&p, FAKE_LOCK_MS), 0);
+		ck_assert_int_eq(fake_unlock(&p), 0);
+	}
 	fake_go_on(&g);
 	fake_ends_well(&g);
 	fake_die(&p);
@@ -271,6 +320,7 @@ main(void)
 	tcase_add_checked_fixture(tc, open_fake, close_fake);
 	tcase_add_test(tc, one_that_cannot_be_stopped_is_said_so_and_all_goes_on);
 	tcase_add_test(tc, the_parent_of_a_vfork_is_missed);
+	tcase_add_test(tc, one_without_a_descriptor_left_is_locked_all_the_same);
 	tcase_add_test(tc, a_main_thread_that_has_ended_is_not_waited_for);
 	tcase_add_test(tc, a_call_that_takes_too_long_is_in_the_way);
 	tcase_add_test(tc, who_stops_while_it_is_told_to_lock_is_not_late);

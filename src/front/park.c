@@ -234,18 +234,12 @@ sm_park_needed(void)
 	return sm_fault_mode() != SM_MODE_THREAD;
 }
 
-static void
-nobody(int tid, void *arg)
-{
-	(void)tid, (void)arg;
-}
-
 static int
 install(void)
 {
 	struct sigaction a;
 
-	if (sm_os_threads(nobody, NULL))
+	if (sm_os_threads_begin())
 		return sm_fail(ENOTSUP, "the threads of this process cannot be seen: mount /proc");
 	if (sigaction(SM_PARK_SIGNAL, NULL, &park.former))
 		return sm_fail(ENOTSUP, "sigaction failed (%d): allow the system call", errno);
@@ -268,7 +262,9 @@ sm_park_start(void)
 {
 	int e = sm_park_needed() ? install() : 0;
 
-	if (e == 0)
+	if (e)
+		sm_os_threads_end();
+	else
 		atomic_store(&sm_inside_park, wait_in_call);
 	return e;
 }
@@ -282,6 +278,7 @@ sm_park_stop(void)
 	struct sigaction now;
 
 	atomic_store(&sm_inside_park, NULL);
+	sm_os_threads_end();
 	if (!park.installed)
 		return;
 	park.installed = false;

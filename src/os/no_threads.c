@@ -23,6 +23,17 @@ sm_os_ours_forget(void)
 }
 
 int
+sm_os_threads_begin(void)
+{
+	return ENOTSUP;
+}
+
+void
+sm_os_threads_end(void)
+{
+}
+
+int
 sm_os_threads(void (*each)(int tid, void *arg), void *arg)
 {
 	(void)each, (void)arg;

@@ -148,6 +148,13 @@ int sm_os_self(void);
 /** sm_os_ours - this thread is the library's own from now on, or no more */
 void sm_os_ours(bool is);
 
+/**
+ * sm_os_threads_begin, sm_os_threads_end - meanwhile the list of threads is open, so that they are
+ * found though no descriptor is left. Returns: 0; what open(2) says.
+ */
+int sm_os_threads_begin(void);
+void sm_os_threads_end(void);
+
 /** sm_os_threads - each other one that is not, without allocating. open(2)'s errno value. */
 int sm_os_threads(void (*each)(int tid, void *arg), void *arg);
 

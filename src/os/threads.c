@@ -12,6 +12,7 @@
 enum { OURS_MOST = 8, LIST_BYTES = 2048, NUMBER_BYTES = 12, STAT_BYTES = 256 };
 
 static _Atomic int ours[OURS_MOST];
+static int folder = -1; /* of this process's threads */
 
 /* What the kernel fills a folder's list with: getdents64(2). */
 struct entry {
@@ -85,21 +86,37 @@ each_of(const char *list, size_t n, void (*each)(int tid, void *arg), void *arg)
 }
 
 int
-sm_os_threads(void (*each)(int tid, void *arg), void *arg)
+sm_os_threads_begin(void)
 {
-	_Alignas(8) char list[LIST_BYTES];
 	int fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/task",
 		O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-	long n = 0;
-	int e;
 
 	if (fd < 0)
 		return errno;
-	while ((n = syscall(SYS_getdents64, fd, list, sizeof(list))) > 0)
+	folder = sm_os_raised(fd);
+	sm_host_keep(folder);
+	return 0;
+}
+
+void
+sm_os_threads_end(void)
+{
+	if (folder < 0)
+		return;
+	sm_host_let_go(folder);
+	(void)syscall(SYS_close, folder);
+	folder = -1;
+}
+
+int
+sm_os_threads(void (*each)(int tid, void *arg), void *arg)
+{
+	_Alignas(8) char list[LIST_BYTES];
+	long n = syscall(SYS_lseek, folder, 0L, SEEK_SET);
+
+	while (n >= 0 && (n = syscall(SYS_getdents64, folder, list, sizeof(list))) > 0)
 		each_of(list, (size_t)n, each, arg);
-	e = n < 0 ? errno : 0;
-	(void)syscall(SYS_close, fd);
-	return e;
+	return n < 0 ? errno : 0;
 }
 
 static void
