@@ -380,6 +380,24 @@ START_TEST(guards_and_other_bad_accesses_are_SIGSEGV)
 }
 END_TEST
 
+/* With userfaultfd, too: the frames alone would find room. */
+static void
+too_little_for_both(void *way)
+{
+	struct secmalloc_config c = config(way);
+
+	drop_to(MIB + MIB / 2);
+	c.clear_limit = MIB;
+	MUST_FAIL(ENOMEM, -1, secmalloc_init(&c));
+	MUST(strstr(secmalloc_error(), "is locked twice: lower clear_limit") != NULL);
+}
+
+START_TEST(a_limit_that_is_too_low_for_pages_and_frames_is_told)
+{
+	each_way(_i, too_little_for_both);
+}
+END_TEST
+
 static void
 too_little(void *way)
 {
@@ -414,7 +432,9 @@ main(void)
 	tcase_add_loop_test(tc, a_child_has_nothing_and_may_start_anew, 0, N_WAYS);
 	tcase_add_loop_test(tc, a_handler_that_was_there_before_gets_its_own_faults, 0, N_WAYS);
 	tcase_add_loop_test(tc, guards_and_other_bad_accesses_are_SIGSEGV, 0, N_WAYS);
-	if (geteuid() == 0)
+	if (geteuid() == 0) {
 		tcase_add_loop_test(tc, a_limit_that_is_too_low_for_two_mappings_is_told, 0, 1);
+		tcase_add_loop_test(tc, a_limit_that_is_too_low_for_pages_and_frames_is_told, 0, 1);
+	}
 	return run(s);
 }

@@ -279,8 +279,8 @@ sm_engine_start(int fd)
 	if (sm_mover->shared)
 		n = sm_min_size(n, sm_os_map_limit() / MAPPINGS_PER_FRAME);
 	sm_engine.frames = (n < SM_FRAMES_LEAST ? SM_FRAMES_LEAST : n) + SM_FRAMES_SPARE;
-	if (sm_mover->shared && sm_os_lock_limit() / 2 < sm_engine.frames * page)
-		return sm_fail(ENOMEM, "without userfaultfd each open page is locked twice: lower "
+	if (sm_os_lock_limit() / 2 < sm_engine.frames * page)
+		return sm_fail(ENOMEM, "each page that may be clear is locked twice: lower "
 			"clear_limit, or raise RLIMIT_MEMLOCK to %zu", 2 * sm_engine.frames * page);
 	e = obtain_frames(sm_engine.frames * page);
 	if (e)
