@@ -128,6 +128,15 @@ hits() {
 	"$build/tests/leak_scan" --pid "$who" mem "$@" 2>"$dir/places"
 }
 
+# is_clean HITS: of the marker and the three of the key none, and of the control some
+is_clean() {
+	case $1 in
+	'0 0 '*) return 1 ;;
+	'0 '*' 0 0 0') ;;
+	*) return 1 ;;
+	esac
+}
+
 # search: nothing of anybody's anywhere; the controls are found
 search() {
 	i=0
@@ -136,11 +145,8 @@ search() {
 		real=$(sed -n 's/^ready \([0-9]*\).*/\1/p' "$dir/$i.out")
 		found=$(hits "$real" $((i * 1000)) 65536 $((i * 1000 + 2)) 4096 "$hex" key) ||
 			die "client $i ($real) could not be searched"
-		case $found in
-		'0 0 0'*) is_python $i || die "client $i: no control: $found" ;;
-		'0 '*' 0 0 0') ;;
-		*) die "client $i, locked: $found: $(head -n 3 "$dir/places")" ;;
-		esac
+		is_clean "$found" || { [ "$found" = '0 0 0 0 0' ] && is_python $i; } ||
+			die "client $i, locked: $found: $(head -n 3 "$dir/places")"
 	done
 	for who in $daemon $(ps -o pid= --ppid "$daemon"); do
 		found=$(hits "$who" "$hex" key "$spelt" raw) || die "the daemon could not be searched: $(cat "$dir/places")"
@@ -148,10 +154,28 @@ search() {
 	done
 }
 
+# cores: of two clients, with the registers of all threads, as a debugger makes them
+cores() {
+	command -v gdb >/dev/null || return 0
+	for i in 1 2; do
+		real=$(sed -n 's/^ready \([0-9]*\).*/\1/p' "$dir/$i.out")
+		gdb -batch -nx -p "$real" -ex "gcore $dir/core" >"$dir/places" 2>&1
+		found=$("$build/tests/leak_scan" --file "$dir/core" $((i * 1000)) 65536 \
+			$((i * 1000 + 2)) 4096 "$hex" key 2>"$dir/places") ||
+			die "no core of client $i: $(cat "$dir/places")"
+		rm -f "$dir/core"
+		is_clean "$found" ||
+			die "the core of client $i, locked: $found: $(head -n 3 "$dir/places")"
+	done
+}
+
 cycle() {
 	answer=$(control lock) || die "lock: $answer"
 	times="$times $(echo "$answer" | sed -n 's/.* \([0-9.]*\) ms.*/\1/p')"
-	[ $(($1 % scans)) != 0 ] || search
+	if [ $(($1 % scans)) = 0 ]; then
+		search
+		[ "$1" != "$scans" ] || cores
+	fi
 	control unlock --passphrase-fd 3 3<"$dir/phrase" >"$dir/unlock" 2>&1 ||
 		die "unlock: $(cat "$dir/unlock")"
 }
