@@ -1,19 +1,20 @@
 #!/bin/sh
-# report.sh tables|markdown|svg|seal|run RESULTS - what bench/bench printed, for people
+# report.sh tables|markdown|svg|seal|run|run-svg RESULTS - what bench/bench printed, for people
 #
 # Copyright (c) 2026 the secmalloc authors
 # SPDX-License-Identifier: ISC
 #
 # tables: the tables alone; markdown: with how they were made; svg: a chart of the rows that
 # matter most, on a background of its own; seal: the tables of closing and opening alone, of a run
-# with another libsodium; run: the table of whole programs, of what bench/run printed.  All go to
+# with another libsodium; run: the table of whole programs, of what bench/run printed; run-svg: a
+# chart of it.  All go to
 # stdout.
 set -eu
 LC_ALL=C
 export LC_ALL
 
 if [ $# -ne 2 ] || [ ! -r "$2" ]; then
-	echo "usage: report.sh tables|markdown|svg|seal|run RESULTS" >&2
+	echo "usage: report.sh tables|markdown|svg|seal|run|run-svg RESULTS" >&2
 	exit 2
 fi
 
@@ -331,6 +332,7 @@ function run_table(what, title,    i, k, text, rule) {
 NF == 5 && $2 != "native" && !(($2) in known) { known[$2] = 1; set[++sets] = $2 }
 END {
 	print "# Programs under secmalloc-run\n"
+	print "Made by `make bench-run-report`; do not edit. ![processor time](programs.svg)\n"
 	print "One run, interleaved: each round runs every program alone and at each clear set, every"
 	print "other round backwards. ms: median (minimum) of the rounds; times native: of the medians"
 	print "(of the minima).\n"
@@ -341,8 +343,51 @@ END {
 }
 '
 
+run_svg='
+function text(x, y, size, anchor, colour, what) {
+	printf "<text x=\"%.1f\" y=\"%d\" font-size=\"%d\" text-anchor=\"%s\" fill=\"%s\">%s</text>\n", \
+		x, y, size, anchor, colour, what
+}
+function at(x) {
+	return 150 + (x < 1 ? 0 : log(x) / log(2)) * 110
+}
+function bar(y, r, k,    x) {
+	x = best[r, set[k]] / best[r, "native"]
+	printf "<rect x=\"150\" y=\"%d\" width=\"%.1f\" height=\"11\" fill=\"%s\"/>\n", y, \
+		at(x) - 149, shade[k]
+	text(at(x) + 6, y + 10, 11, "start", "#1a1a1a", sprintf("%.2f", x) "  " set[k])
+}
+NF == 5 && $2 != "native" && !(($2) in known) { known[$2] = 1; set[++sets] = $2 }
+END {
+	split("#9aa5b1 #4f86c6 #0b57a4", shade, " ")
+	for (i = 1; i <= rows; i++)
+		if (index(row[i], "cpu_") == 1 && ((row[i], "native") in best))
+			shown[++n] = row[i]
+	bottom = 56 + n * (14 * sets + 10)
+	print "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"" bottom + 30 "\""
+	print " viewBox=\"0 0 760 " bottom + 30 "\" font-family=\"sans-serif\" role=\"img\">"
+	print "<title>processor time under secmalloc-run, times native</title>"
+	printf "<rect width=\"760\" height=\"%d\" fill=\"#ffffff\"/>\n", bottom + 30
+	text(20, 28, 16, "start", "#1a1a1a", \
+		"Processor time under secmalloc-run, times native: minima, logarithmic, less is better")
+	for (x = 1; x <= 32; x *= 2) {
+		printf "<path d=\"M%.1f 44V%d\" stroke=\"#d8d8d8\"/>\n", at(x), bottom
+		text(at(x), bottom + 16, 11, "middle", "#555555", x)
+	}
+	for (i = 1; i <= n; i++) {
+		y = 56 + (i - 1) * (14 * sets + 10)
+		text(142, y + 7 * sets + 4, 12, "end", "#1a1a1a", substr(shown[i], 5))
+		for (k = 1; k <= sets; k++)
+			if ((shown[i], set[k]) in best)
+				bar(y + 14 * (k - 1), shown[i], k)
+	}
+	print "</svg>"
+}
+'
+
 case $1 in
 run) awk "$read_results$run" "$2" ;;
+run-svg) awk "$read_results$run_svg" "$2" ;;
 seal)
 	awk "$read_results$tables$seal" "$2"
 	;;

@@ -22,6 +22,7 @@ build=${top_builddir:-$(pwd)}
 clients=${SECMALLOC_CLIENTS:-6} cycles=${SECMALLOC_CYCLES:-4} scans=${SECMALLOC_SCANS:-2}
 bytes=${SECMALLOC_BYTES:-0}
 patience=60
+snake=/usr/bin/python3 # the program itself, not a manager's script
 dir=$(mktemp -d "${TMPDIR:-/tmp}/sm_daemon.XXXXXX")
 socket=$dir/run/daemon phrase='marker-in-a-passphrase-32-bytes!'
 daemon='' pids='' hex='' times=''
@@ -79,10 +80,17 @@ start_daemon() {
 	await "its status" control status >/dev/null 2>&1
 }
 
+# launch ARGUMENT...: secmalloc-run with the library of this build
+launch() {
+	exec sh "$dir/secmalloc-run" "$@"
+}
+
 # can_python: there is one, and its pages can be closed here
 can_python() {
-	[ "${SECMALLOC_PYTHON:-1}" = 1 ] && command -v python3 >/dev/null && "$build/tools/secmalloc-run" --library \
-		"$build/.libs/libsecmalloc-preload.so" python3 -c 0 2>/dev/null
+	[ "${SECMALLOC_PYTHON:-1}" = 1 ] && [ -e "$build/.libs/libsecmalloc-preload.so" ] || return 1
+	sed "s|^library=.*|library=$build/.libs/libsecmalloc-preload.so|" \
+		"$build/tools/secmalloc-run" >"$dir/secmalloc-run"
+	(launch "$snake" -c 0) >/dev/null 2>&1
 }
 
 # is_python N: client number N is python3, all of whose memory from malloc(3) is protected
@@ -96,8 +104,7 @@ start() {
 		"$build/tests/daemon_keys" "$socket" 1000 "$bytes" <"$dir/in" >"$dir/1.out" \
 			2>"$dir/1.err" 9>&- &
 	elif is_python "$1"; then
-		"$build/tools/secmalloc-run" --library "$build/.libs/libsecmalloc-preload.so" \
-			--daemon="$socket" python3 "$src/tests/daemon_client.py" "$(($1 * 1000))" \
+		launch --daemon="$socket" "$snake" "$src/tests/daemon_client.py" "$(($1 * 1000))" \
 			<"$dir/in" >"$dir/$1.out" 2>"$dir/$1.err" 9>&- &
 	else
 		"$build/tests/daemon_client" "$socket" "$(($1 * 1000))" "$bytes" <"$dir/in" \
