@@ -228,6 +228,7 @@ spawns(void *unused)
 		}
 		child_ends_well(pid);
 	}
+	await_word();
 	MUST(secmalloc_term() == 0);
 }
 
@@ -244,6 +245,7 @@ START_TEST(who_execs_has_no_descriptor_of_ours_and_no_daemon)
 		ck_assert_int_eq(fake_unlock(&p), 0);
 		usleep(2000);
 	}
+	fake_go_on(&g);
 	fake_ends_well(&g);
 	fake_die(&p);
 }
