@@ -7,8 +7,7 @@
 # tables: the tables alone; markdown: with how they were made; svg: a chart of the rows that
 # matter most, on a background of its own; seal: the tables of closing and opening alone, of a run
 # with another libsodium; run: the table of whole programs, of what bench/run printed; run-svg: a
-# chart of it.  All go to
-# stdout.
+# chart of it.  All go to stdout.
 set -eu
 LC_ALL=C
 export LC_ALL

@@ -9,20 +9,6 @@
 
 enum { CYCLES = 20 };
 
-static struct fake fake;
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
-
 /* ---------------------------------------------------------- what is not there */
 
 static void

@@ -6,20 +6,7 @@
  */
 #include "daemon.h"
 
-static struct fake fake;
 static const char GONE[] = "secmalloc: the daemon is gone";
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
 
 static void
 works(void *unused)

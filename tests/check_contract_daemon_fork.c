@@ -14,20 +14,7 @@ extern char **environ;
 
 enum { BYTES = 5000, CYCLES = 60, MANY = 64 };
 
-static struct fake fake;
 static atomic_bool over;
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
 
 static void
 start(unsigned how)

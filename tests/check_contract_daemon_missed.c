@@ -11,20 +11,7 @@
 
 enum { BYTES = 3000 };
 
-static struct fake fake;
 static atomic_bool over;
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
 
 static void
 thread(pthread_t *t, void *(*body)(void *), void *arg)

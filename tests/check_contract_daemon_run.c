@@ -11,21 +11,8 @@
 
 enum { MOST = 128, REFUSED = 2 };
 
-static struct fake fake;
 static struct peer peers[MOST];
 static size_t n_peers;
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
 
 static void
 runs(void *part)

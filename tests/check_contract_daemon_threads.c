@@ -15,21 +15,8 @@
 enum { CYCLES = 200, BYTES = 3000 };
 enum { BY_SLOTS = 3, SCANS = 40 };
 
-static struct fake fake;
 static atomic_bool over;
 static atomic_uint turns;
-
-static void
-open_fake(void)
-{
-	fake_open(&fake);
-}
-
-static void
-close_fake(void)
-{
-	fake_close(&fake);
-}
 
 static void
 thread(pthread_t *t, void *(*body)(void *), void *arg)

@@ -71,6 +71,21 @@ fake_close(struct fake *f)
 	rmdir(f->folder);
 }
 
+/** open_fake, close_fake - the one that a test is about: its fixture */
+static struct fake fake;
+
+static inline void
+open_fake(void)
+{
+	fake_open(&fake);
+}
+
+static inline void
+close_fake(void)
+{
+	fake_close(&fake);
+}
+
 static inline void
 fake_await(int fd)
 {

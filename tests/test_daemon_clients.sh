@@ -7,8 +7,7 @@
 # daemon_client, one of them as daemon_keys, which tells where its key is, and python3 under
 # secmalloc-run work on their secrets all the time. While all is locked every client, the daemon and
 # its watcher are searched for markers, key and passphrase: nothing; control patterns are found. In
-# the end no byte is lost. Then the daemon is killed while all is locked and one client is stopped,
-# and while nothing is: no client is left.
+# the end no byte is lost. Then daemon, watcher or both are killed in each phase: no client is left.
 #
 # Environment: top_srcdir, top_builddir; SECMALLOC_CLIENTS (6), SECMALLOC_CYCLES (4), SECMALLOC_SCANS
 # (2: a search every so many cycles; more than there are: none), SECMALLOC_BYTES (0: what each holds
@@ -229,20 +228,53 @@ say "$clients clients${python:+, python3 among them}: $cycles locks and unlocks,
 	"a lock took (ms):$(echo "$times" | tr ' ' '\n' | grep . | sort -n | awk '
 		{ v[NR] = $1 } END { print " least " v[1] ", median " v[int((NR + 1) / 2)] ", most " v[NR] }')"
 
-# Death, while all is locked and one is stopped, and while nothing is.
-start_all 4
-control lock >/dev/null || die "lock"
-# shellcheck disable=SC2086 # a list
-set -- $pids
-kill -STOP "$2"
-kill -KILL "$daemon"
-# shellcheck disable=SC2086 # a list
-await "the end of locked clients" gone $pids
-wait
-start_daemon
-start_all 4
-kill -KILL "$daemon"
-# shellcheck disable=SC2086 # a list
-await "the end of open clients" gone $pids
-grep -q '^secmalloc: ' "$dir/2.err" || die "a client died without a word"
-say "a dead daemon's clients are dead, stopped ones too"
+# strike WHO: kill -9 the daemon, its watcher, or both
+strike() {
+	watcher=$(ps -o pid= --ppid "$daemon")
+	# shellcheck disable=SC2086 # pids
+	case $1 in
+	daemon) kill -KILL "$daemon" ;;
+	watcher) kill -KILL $watcher ;;
+	both) kill -KILL "$daemon" $watcher ;;
+	esac
+}
+
+# death WHO PHASE: nobody outlives it, be he stopped, in the middle of a lock, or python3
+death() {
+	start_all 4
+	case $2 in
+	idle) ;;
+	locking) control lock >/dev/null 2>&1 & ;;
+	*)
+		control lock >/dev/null || die "lock"
+		;;
+	esac
+	case $2 in
+	locked)
+		# shellcheck disable=SC2086 # pids
+		set -- $1 $2 $pids
+		kill -STOP "$4"
+		;;
+	unlocking) control unlock --passphrase-fd 3 3<"$dir/phrase" >/dev/null 2>&1 & ;;
+	esac
+	case $2 in
+	*ing) sleep "0.0$(($$ % 3 + rounds % 3 * 2))" ;;
+	esac
+	strike "$1"
+	# shellcheck disable=SC2086 # pids
+	await "$2, $1 killed: the end of the clients" gone $pids "$daemon" $watcher
+	exec 9>&-
+	wait
+}
+
+rounds=0
+for who in daemon watcher both; do
+	for phase in idle locking locked unlocking; do
+		rounds=$((rounds + 1))
+		[ $rounds = 1 ] || start_daemon
+		death $who $phase 2>"$dir/killed"
+		[ $phase != idle ] || grep -q '^secmalloc: ' "$dir/2.err" ||
+			die "$who killed: a client died without a word"
+	done
+done
+say "kill -9 of daemon, watcher, both, in 4 phases: no client is left, stopped ones neither"

@@ -178,8 +178,9 @@ inherit(void)
 	e = meant ? revive() : ENOMEM;
 	mine = false;
 	sm_seal_drop_kept();
-	if (e && keeps && sm_host.unaware && !purged) /* it would touch what is not there, and nobody tell why */
-		sm_die_of(meant ? sm_error_text() : "the heap could not be kept in this child", NULL);
+	if (e && keeps && sm_host.unaware && !purged) /* it would touch what is not there */
+		sm_die_of(meant ? sm_error_text() : "the heap could not be kept in this child",
+			NULL);
 	if (e)
 		orphan();
 	atomic_store(&owes, !meant || !e ? 0 : sm_daemon_failure() ? sm_daemon_failure() : ENOMEM);

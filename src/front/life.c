@@ -140,8 +140,8 @@ start_pages(const struct sm_config *c)
 		sm_fault_go, sm_fault_shut, sm_fault_reach };
 	static const struct sm_pager pager = { sm_fault_close, sm_fault_open, sm_fault_hold,
 		sm_fault_release, sm_fault_close_all, sm_fault_carry, sm_fault_lock,
-		sm_fault_unlock, sm_fault_halt, sm_fault_unhalt, sm_fault_pause, sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
-
+		sm_fault_unlock, sm_fault_halt, sm_fault_unhalt, sm_fault_pause,
+		sm_fault_resume, sm_fault_revive, sm_fault_serve, sm_fault_undo };
 	int e;
 
 	sm_heap_watch = c->transparent ? &watch : NULL;

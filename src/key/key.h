@@ -3,9 +3,9 @@
  *
  * At rest the key is two halves on pages of their own, hidden where granted: the right one, of
  * prekey_size bytes, is random (OpenSSH's shielded keys, sshkey.c), the left one is the key XORed
- * with the BLAKE2b of the right one (HChaCha20, where that has 32 bytes). Both are re-randomised every resplit_ms. Whole, and expanded,
- * it exists only in a slot of a third such page, while it is lent; or, with
- * SECMALLOC_KEY_RESIDENT, expanded on that page for good.
+ * with the BLAKE2b of the right one (HChaCha20, where that has 32 bytes). Both are re-randomised
+ * every resplit_ms. Whole, and expanded, it exists only in a slot of a third such page, while it is
+ * lent; or, with SECMALLOC_KEY_RESIDENT, expanded on that page for good.
  *
  * Each key has an epoch. One is in force; beside it there may be another, whose chunks are on their
  * way to it. Once everything is purged every call fails with ECANCELED and leaves no key behind.
