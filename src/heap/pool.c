@@ -378,16 +378,31 @@ sm_pool_reset(void)
 	forget_pools();
 }
 
-/* The parent's other threads may have had any lock of any record. */
+static size_t
+records_of(const struct sm_run *run)
+{
+	if (run->kind == SM_KIND_SLAB)
+		return sm_class_slots(run->class, run->pages);
+	return run->kind == SM_KIND_LARGE;
+}
+
+/* The parent's other threads may have had the lock of any record that they could find, also of a run
+ * that was given back. Most records have never been used, and to look at those would cost a page
+ * fault each few. */
 static void
 unlock_records(const struct sm_region *r, const struct sm_pool *p)
 {
-	size_t per = sm_records_per_page();
-	struct sm_chunk *c = &r->records[p->first * per];
+	size_t per = sm_records_per_page(), end = p->first + p->pages;
+	struct sm_run run;
 
-	for (size_t i = 0; i < p->pages * per; i++)
-		if (atomic_load_explicit(&c[i].lock.word, memory_order_relaxed))
-			c[i].lock = (struct sm_lock){ 0 };
+	for (size_t i = p->first; i < end; i += run.used ? run.pages : 1) {
+		struct sm_chunk *c = &r->records[i * per];
+
+		run = sm_run_at(r, i);
+		for (size_t n = run.back ? 0 : records_of(&run); n > 0; n--, c++)
+			if (atomic_load_explicit(&c->lock.word, memory_order_relaxed))
+				c->lock = (struct sm_lock){ 0 };
+	}
 }
 
 static int
