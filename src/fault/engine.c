@@ -276,7 +276,7 @@ sm_engine_discard(struct sm_span *s, size_t i)
 static int
 evict(const struct sm_loan *key)
 {
-	int e = EBUSY;
+	int e = sm_frame_forgo() ? 0 : EBUSY;
 
 	for (size_t n = 0; n < sm_engine.frames && e && e != EIO; n++) {
 		struct sm_owner o;
@@ -338,6 +338,7 @@ sm_engine_note(struct sm_span *s, size_t i, uint32_t f)
 	s->page[i].state = SM_PAGE_CLEAR;
 	s->page[i].frame = f;
 	sm_engine.owner[f].since = sm_os_now_ms();
+	sm_engine.owner[f].forks = 0;
 	sm_engine.owner[f].page = i;
 	sm_engine.owner[f].span = s;
 	note_clear(atomic_fetch_add_explicit(&sm_engine.clear, 1, memory_order_relaxed) + 1);

@@ -484,8 +484,8 @@ sm_fault_purge(void)
 		struct sm_owner o = sm_engine.owner[f];
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
-		if (o.span && o.span->u && (sm_mover->shared ||
-			sm_frame_pull(o.span, o.page, (uint32_t)f) == 0))
+		if (o.kept || (o.span && o.span->u && (sm_mover->shared ||
+			sm_frame_pull(o.span, o.page, (uint32_t)f) == 0)))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 	sm_engine_wake(); /* who waited for the unlocking, too */

@@ -14,10 +14,15 @@
  * (locks of stdio and of name services); those open, and nothing closes, so that X still has them
  * as they were. The child sees them so, and the C library sets its locks free there anyway.
  *
+ * The parent's clear pages wait in their frames, and are back at once when the fork is over: to be
+ * touched and opened again would cost each ten times as much.
+ *
  * A page that cannot be taken away, as the kernel has it pinned, is copied, and so is a held one
  * where a system call would find it gone; what other threads store there meanwhile the child has
  * in part, as with any copy.
  */
+
+enum { FORKS_MOST = 8 };
 
 static bool held_closed; /* by a pause, to be undone */
 static bool owned, served; /* in a child: frames are its own; somebody serves */
@@ -41,12 +46,35 @@ copy(struct sm_span *s, size_t i, const struct sm_loan *key)
 	return e;
 }
 
+/* To a frame that a child has not, and which need not be opened afterwards. False: it was not; now
+ * and then, so that what nobody touches any more is not sealed for each fork there is. */
+static bool
+keep(const struct sm_owner *o, const struct sm_loan *key)
+{
+	struct sm_span *s = o->span;
+	uint32_t f = s->page[o->page].frame, scratch;
+	unsigned char *u = s->u + o->page * sm_engine.page_bytes;
+
+	if (o->forks >= FORKS_MOST || !s->x || !(sm_engine.p.granted & SECMALLOC_FORKSAFE))
+		return false;
+	if (sm_frame_furnish() || sm_frame_pull(s, o->page, f))
+		return false;
+	scratch = sm_frame_take();
+	memcpy(sm_frame_at(scratch), sm_frame_at(f), sm_engine.page_bytes);
+	(void)sm_engine_seal(s, o->page, scratch, key); /* to memory, which never fails */
+	sm_frame_back(scratch);
+	if (!s->locked)
+		sm_mover->unlock(u, sm_engine.page_bytes);
+	sm_frame_keep(s, o->page, f);
+	return true;
+}
+
 static int
 put_away(const struct sm_owner *o, const struct sm_loan *key)
 {
 	struct sm_page *p = &o->span->page[o->page];
 	bool stays = p->holds && sm_fault_by == SM_MODE_SIGNAL;
-	int e = stays ? EBUSY : sm_engine_close(o->span, o->page, key);
+	int e = stays ? EBUSY : keep(o, key) ? 0 : sm_engine_close(o->span, o->page, key);
 
 	if (e == 0)
 		held_closed |= p->holds > 0;
@@ -121,7 +149,8 @@ sm_fault_resume(void)
 
 	if (e)
 		sm_engine_take();
-	else if (held_closed)
+	sm_frames_restore(e == 0);
+	if (e == 0 && held_closed)
 		open_held(&w.key);
 	held_closed = false;
 	sm_store_after_fork();
@@ -158,7 +187,8 @@ close_pages(struct sm_span *s)
 	for (size_t i = 0; i < s->pages; i++) {
 		struct sm_page *p = &s->page[i];
 
-		p->holds = 0;
+		if (p->holds) /* what is not written is not copied */
+			p->holds = 0;
 		if (p->state == SM_PAGE_CLEAR)
 			p->state = p->epoch ? SM_PAGE_SEALED : SM_PAGE_VIRGIN;
 	}

@@ -193,6 +193,76 @@ sm_frame_stuff(const void *at)
 	return true;
 }
 
+/* ---------------------------------------------------------- kept over a fork */
+
+/* A purge that did not see it any more as a clear page must find it here, or be seen. */
+void
+sm_frame_keep(struct sm_span *s, size_t i, uint32_t f)
+{
+	struct sm_owner *o = &sm_engine.owner[f];
+
+	disown(f);
+	o->page = i;
+	o->nonce = s->page[i].nonce;
+	atomic_store(&o->kept, s);
+	sm_engine.nkept++;
+	if (sm_purge_fence())
+		sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
+}
+
+static void
+forgo(uint32_t f)
+{
+	sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
+	atomic_store(&sm_engine.owner[f].kept, NULL);
+	sm_engine.nkept--;
+	sm_frame_back(f);
+}
+
+bool
+sm_frame_forgo(void)
+{
+	uint32_t f = 0;
+
+	if (sm_engine.nkept == 0)
+		return false;
+	while (!atomic_load(&sm_engine.owner[f].kept))
+		f++;
+	forgo(f);
+	return true;
+}
+
+/* The thread that forks may have opened it meanwhile, and another have thrown it away. */
+static bool
+is_current(const struct sm_owner *o)
+{
+	const struct sm_page *p = &o->kept->page[o->page];
+
+	return p->state == SM_PAGE_SEALED && p->nonce == o->nonce;
+}
+
+void
+sm_frames_restore(bool show)
+{
+	for (uint32_t f = 0; sm_engine.nkept > 0 && f < sm_engine.frames; f++) {
+		struct sm_owner *o = &sm_engine.owner[f];
+		struct sm_span *s = o->kept;
+		uint8_t forks;
+
+		if (!s)
+			continue;
+		if (!show || !is_current(o)) {
+			forgo(f);
+			continue;
+		}
+		sm_engine.nkept--;
+		atomic_store(&o->kept, NULL); /* it opens like any other */
+		forks = o->forks;
+		if (sm_engine_show(s, o->page, f) == 0) /* else X has it */
+			o->forks = (uint8_t)(forks + 1);
+	}
+}
+
 /* ---------------------------------------------------------- start and stop */
 
 static int
@@ -311,7 +381,7 @@ sm_engine_revive(int fd)
 	atomic_store(&sm_engine.clear_most, 0);
 	memset(sm_engine.owner, 0, sm_engine.frames * sizeof(*sm_engine.owner));
 	memset(sm_engine.free, 0, free_words() * sizeof(*sm_engine.free));
-	sm_engine.nfree = sm_engine.nbare = 0;
+	sm_engine.nfree = sm_engine.nbare = sm_engine.nkept = 0;
 	e = obtain_frames(bytes);
 	return e ? e : watch_frames();
 }

@@ -159,14 +159,20 @@ struct sm_engine {
 	size_t nfree, at_word; /* how many; where the next search begins */
 	uint32_t *bare; /* a stack of free ones that are not */
 	size_t nbare;
+	size_t nkept;
 	size_t hand; /* where the clock stands */
 	size_t table_bytes;
 	struct sm_owner {
 		struct sm_span *span; /* NULL: it is in P */
 		size_t page;
-		uint64_t since; /* ms */
+		union {
+			uint64_t since; /* ms */
+			uint64_t nonce; /* kept only: of what X has */
+		};
 		bool bare; /* it is in `bare`: nothing of its own is in its place in P */
 		_Atomic bool stuffed; /* zeros lie in its place in P: see sm_frame_stuff */
+		_Atomic(struct sm_span *) kept; /* its page's: see sm_frame_keep; NULL: it is not */
+		uint8_t forks; /* that the page was back after, and has not been opened since */
 	} *owner; /* of each frame */
 	struct sm_span spans[SM_SPANS_MOST];
 	size_t nspans;
@@ -248,6 +254,12 @@ uint32_t sm_frame_take_bare(void);
 /** sm_frame_back - nobody's any more, wiped and in P; sm_frame_gone - nobody's, and not in P */
 void sm_frame_back(uint32_t f);
 void sm_frame_gone(uint32_t f);
+/** sm_frame_keep - a page was taken away for a fork only, and is sealed: its bytes are here, too */
+void sm_frame_keep(struct sm_span *s, size_t i, uint32_t f);
+/** sm_frames_restore - what is kept is a clear page again, if X is as it was, or nobody's */
+void sm_frames_restore(bool show);
+/** sm_frame_forgo - one that was kept is free; false: there is none */
+bool sm_frame_forgo(void);
 /** sm_frame_pull - a clear page goes back to its frame. As the mover's take; async-signal-safe. */
 int sm_frame_pull(const struct sm_span *s, size_t i, uint32_t f);
 /** sm_frame_pull_some - n pages, whose frames lie side by side; so many went */

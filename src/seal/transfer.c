@@ -325,8 +325,8 @@ revive_pages(void)
 	if (e == 0)
 		e = sm_heap_revive();
 	while (e == 0 && (c = sm_heap_next(&w)) != NULL) {
-		c->holds = 0;
-		c->opened_by_hold = 0;
+		if (c->holds || c->opened_by_hold) /* else its page need not be copied */
+			c->holds = c->opened_by_hold = 0;
 		sm_heap_stay(c);
 	}
 	return e ? e : sm_seal_pager->serve();
