@@ -204,7 +204,7 @@ fi
 # The launcher starts few programs, as each costs a millisecond: numbers of processes come in turn,
 # and others may have some in between.
 least=99
-for turn in 1 2 3 4 5 6 7 8; do
+for _ in 1 2 3 4 5 6 7 8; do
 	# shellcheck disable=SC2016 # for the other shell
 	run sh -c 'echo $$; sh -c "echo \$\$"; exit' >"$work/got"
 	used=$(awk '{ n[NR] = $1 } END { print n[2] - n[1] }' "$work/got")
