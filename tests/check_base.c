@@ -343,6 +343,51 @@ START_TEST(a_reset_leaves_only_live_at_term)
 }
 END_TEST
 
+/* ------------------------------------------------------------- what threads count */
+
+enum { COUNTERS = SM_SHARES + 20, ROUNDS = 20000 };
+
+static void *
+close_and_open(void *arg)
+{
+	pthread_barrier_wait(arg);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		sm_count_veil(1, 0, 3);
+		sm_count_veil(0, 1, -(uint64_t)2);
+	}
+	return sm_my_share;
+}
+
+START_TEST(threads_count_all_there_is_though_most_have_a_share_of_their_own)
+{
+	pthread_barrier_t all;
+	pthread_t t[COUNTERS];
+	struct sm_sums sums;
+	unsigned late = 0;
+
+	sm_count_reset();
+	ck_assert_int_eq(pthread_barrier_init(&all, NULL, COUNTERS), 0);
+	for (unsigned i = 0; i < COUNTERS; i++)
+		ck_assert_int_eq(pthread_create(&t[i], NULL, close_and_open, &all), 0);
+	for (unsigned i = 0; i < COUNTERS; i++) {
+		void *share;
+
+		ck_assert_int_eq(pthread_join(t[i], &share), 0);
+		late += share == sm_shares;
+	}
+	sums = sm_count_shares();
+	ck_assert_uint_eq(sums.seals, (uint64_t)COUNTERS * ROUNDS);
+	ck_assert_uint_eq(sums.unseals, sums.seals);
+	ck_assert_uint_eq(sums.bytes_encrypted, sums.seals);
+	ck_assert_uint_eq(late, COUNTERS - (SM_SHARES - 1));
+	sm_count_veil(0, 0, -sums.bytes_encrypted - 1); /* as if read between the two */
+	ck_assert_uint_eq(sm_count_shares().bytes_encrypted, 0);
+	sm_count_reset();
+	sums = sm_count_shares();
+	ck_assert(sums.seals == 0 && sums.unseals == 0 && sums.bytes_encrypted == 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -367,6 +412,7 @@ main(void)
 	tcase_add_test(tc, each_thread_has_its_own_error_text);
 	tcase_add_test(tc, an_error_text_too_long_is_cut_and_nothing_behind_it_is_written);
 	tcase_add_test(tc, a_reset_leaves_only_live_at_term);
+	tcase_add_test(tc, threads_count_all_there_is_though_most_have_a_share_of_their_own);
 	srunner_run_all(sr, CK_NORMAL);
 	return finish(sr);
 }

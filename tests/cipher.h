@@ -17,7 +17,29 @@ static const struct sm_aead *const real_aegis = &sm_aead_aegis256;
 static struct sm_aead aes, aegis; /* what cipher.c takes for the two: copies that tests break */
 #define sm_aead_aes256gcm aes
 #define sm_aead_aegis256 aegis
+static uintptr_t wiped_below; /* of the last wipe by lines */
+static inline void spy_lines_wipe(uintptr_t top, uint64_t which);
+static size_t wiped_of; /* the stack's bytes */
+SM_INLINE void spy_traces_of(size_t bytes);
+#define sm_lines_wipe spy_lines_wipe
+#define sm_wipe_traces_of spy_traces_of
 #include "cipher/cipher.c"
+#undef sm_lines_wipe
+#undef sm_wipe_traces_of
+
+static inline void
+spy_lines_wipe(uintptr_t top, uint64_t which)
+{
+	wiped_below = top;
+	sm_lines_wipe(top, which);
+}
+
+SM_INLINE void
+spy_traces_of(size_t bytes)
+{
+	wiped_of = bytes;
+	sm_wipe_traces_of(bytes);
+}
 
 enum { MOST = 100000, LONG = LONG_BYTES, AD = 20, EDGE = 32 };
 

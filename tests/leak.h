@@ -21,7 +21,6 @@ enum {
 	LEAK_MATERIAL_BYTES = 64,
 	LEAK_ARGON2_PASSES = 1, /* what leak_keys does with its material: the least */
 	LEAK_ARGON2_BYTES = 8192,
-	LEAK_SUBKEYS = 64,     /* of XChaCha20: one for each nonce, of which a victim uses fewer */
 	LEAK_HIT_BYTES = 16,   /* so many consecutive bytes of a marker, at any offset, are a hit */
 	LEAK_REFUSED = 77,     /* exit status: this machine cannot do it, or forbids it */
 	LEAK_LIFE_SECONDS = 60 /* no victim outlives its test by more */

@@ -36,7 +36,7 @@ leak_spill(void)
 {
 	static unsigned char mask[SM_KEY_BYTES], whole[SM_KEY_BYTES], subkey[SM_KEY_BYTES];
 	static _Alignas(64) unsigned char state[SM_CIPHER_STATE_BYTES];
-	unsigned char nonce[16] = { 5 };
+	unsigned char nonce[16] = { 0 };
 
 	if (sm_keys.left == NULL)
 		return -1;

@@ -8,8 +8,8 @@
  *	leak_scan [--uid N] --file CORE            SEED LEN [SEED LEN ...]
  *
  * HEX key in place of SEED LEN stands for three markers: these 32 bytes; the rounds of AES-256
- * that are expanded from them (none, where the CPU has no AES); and the first LEAK_SUBKEYS keys
- * that XChaCha20 makes of them.  HEX raw stands for one marker, the bytes.  See leak_key.c.
+ * that are expanded from them (none, where the CPU has no AES); and the key that XChaCha20 makes
+ * of them, for a nonce that begins with zeros.  HEX raw stands for one marker, the bytes.  See leak_key.c.
  *
  * Prints one line: for each marker the number of places where 16 or more consecutive bytes of
  * it lie, whatever part of the marker, at whatever alignment.  Each place is described on
@@ -162,7 +162,7 @@ rounds_of(const unsigned char *key)
 static void
 learn_hex(const char *hex, const char *what)
 {
-	unsigned char *key = malloc(KEY_BYTES), *sub = malloc(LEAK_SUBKEYS * KEY_BYTES);
+	unsigned char *key = malloc(KEY_BYTES), *sub = malloc(KEY_BYTES);
 	unsigned char nonce[NONCE_BYTES] = {0};
 	size_t n;
 
@@ -174,12 +174,9 @@ learn_hex(const char *hex, const char *what)
 	learn((struct marker){.bytes = key, .len = KEY_BYTES});
 	if (strcmp(what, "raw") == 0)
 		return;
-	for (size_t i = 0; i < LEAK_SUBKEYS; i++) {
-		nonce[0] = (unsigned char)i;
-		crypto_core_hchacha20(sub + i * KEY_BYTES, nonce, key, NULL);
-	}
+	crypto_core_hchacha20(sub, nonce, key, NULL);
 	learn(rounds_of(key));
-	learn((struct marker){.bytes = sub, .len = LEAK_SUBKEYS * KEY_BYTES});
+	learn((struct marker){.bytes = sub, .len = KEY_BYTES});
 }
 
 static void

@@ -40,7 +40,7 @@
 #
 # Then the keys, in every state: leak_keys is a leak_victim that tells where the halves are, always
 # in plain memory, so that hiding cannot hide a mistake.  leak_key makes the key whole outside, and
-# readers look for each key that there was: its bytes, the rounds of AES, the subkeys of XChaCha20,
+# readers look for each key that there was: its bytes, the rounds of AES, the subkey of XChaCha20,
 # the mask between the halves, and what Argon2id made of the material.  None is found; the controls
 # are a key spilt on purpose, and modes resident and xresident (KEY_RESIDENT), where the expanded
 # key is found exactly once and on its page.
@@ -241,7 +241,7 @@ row() {
 # and a key, if a process shows where, on the page of the slots
 as_hoped() {
 	if [ "$hoped" = each ]; then
-		# shellcheck disable=SC2086 # words: material, provided, key, rounds, subkeys, mask
+		# shellcheck disable=SC2086 # words: material, provided, key, rounds, subkey, mask
 		set -- $others
 		[ $# = 6 ] || return
 		[ "$cipher" = aes ] || set -- "$1" "$2" "$3" 1 "$5" "$6"
@@ -385,7 +385,8 @@ leave() {
 look_for() {
 	keys="$first key $mask raw" none='0 0 0' hoped='0 0 0 0 0 0'
 	case $mode in
-	*resident) [ "$cipher" = aes ] && found='1 1 0' || found='1 0 0' ;;
+	xresident) found='0 0 1' ;; # the subkey alone
+	resident) [ "$cipher" = aes ] && found='1 1 0' || found='1 0 0' ;;
 	*) found=$none ;;
 	esac
 	[ "$1" != exited ] || found=$none

@@ -54,13 +54,16 @@ sm_wipe(void *p, size_t n)
 #define SM_TRACE_BYTES 2048u
 void sm_wipe_traces(void);
 
+/** sm_wipe_vectors - the vector registers alone */
+void sm_wipe_vectors(void);
+
 /** sm_wipe_traces_of - the same, of so many bytes of stack */
 void sm_wipe_traces_of(size_t bytes);
 
 #define SM_WALK_TRACE_BYTES 12288u /* of what a walk over chunks has called */
 
 /** SM_GAP - in a function marked SM_NOINLINE: a frame that keeps its callees' stack lower down */
-#define SM_GAP unsigned char sm_gap[256]
+#define SM_GAP unsigned char sm_gap[96]
 #define SM_GAP_DEEP unsigned char sm_gap[512] /* what a call further down is to wipe later */
 #define SM_GAP_OPEN() __asm__ volatile("" ::"r"(sm_gap) : "memory")
 #define SM_GAP_CLOSE() SM_GAP_OPEN() /* after the call, so that it is no tail call */
@@ -383,11 +386,51 @@ void sm_host_let_go(int fd);
 /** What stats reports; each is changed by relaxed atomics. */
 struct sm_counters {
 	_Atomic uint64_t pools, pool_bytes, locked_bytes;
-	_Atomic uint64_t bytes_encrypted;
 	_Atomic uint64_t dropped; /* chunks that were closed and not opened: freed, or a parent's */
-	_Atomic uint64_t seals, unseals, reseals, tampered, live_at_term;
+	_Atomic uint64_t reseals, tampered, live_at_term;
 };
 extern struct sm_counters sm_count;
+
+/** What one thread has closed and opened, so that no other waits for the line in its cache; the
+ * first is of all the threads that came too late for one of their own. */
+struct sm_share {
+	_Alignas(64) _Atomic uint64_t seals, unseals;
+	_Atomic uint64_t bytes_encrypted; /* below 0, where others closed what this one opened */
+};
+enum { SM_SHARES = 64 };
+extern struct sm_share sm_shares[SM_SHARES];
+extern SM_TLS struct sm_share *sm_my_share; /* NULL: not chosen yet */
+SM_COLD struct sm_share *sm_share_choose(void);
+
+static inline void
+sm_share_add(_Atomic uint64_t *n, uint64_t by, bool own)
+{
+	if (SM_LIKELY(own))
+		atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + by,
+			memory_order_relaxed);
+	else
+		atomic_fetch_add_explicit(n, by, memory_order_relaxed);
+}
+
+/** sm_count_veil - of chunks: closed, opened, and by how many bytes more are closed; less: wraps */
+static inline void
+sm_count_veil(uint64_t seals, uint64_t unseals, uint64_t bytes)
+{
+	struct sm_share *s = SM_LIKELY(sm_my_share != NULL) ? sm_my_share : sm_share_choose();
+	bool own = s != sm_shares;
+
+	if (seals)
+		sm_share_add(&s->seals, seals, own);
+	if (unseals)
+		sm_share_add(&s->unseals, unseals, own);
+	sm_share_add(&s->bytes_encrypted, bytes, own);
+}
+
+/** sm_count_shares - of all threads; while they open and close, of about now */
+struct sm_sums {
+	uint64_t seals, unseals, bytes_encrypted;
+};
+struct sm_sums sm_count_shares(void);
 
 static inline void
 sm_count_add(_Atomic uint64_t *n, uint64_t by)
@@ -407,14 +450,13 @@ sm_count_get(_Atomic uint64_t *n)
 	return atomic_load_explicit(n, memory_order_relaxed);
 }
 
-/** sm_count_closed - chunks that are closed; not below 0 while others open and close */
+/** sm_count_closed - chunks that are closed, by these sums; not below 0 while others open */
 static inline uint64_t
-sm_count_closed(void)
+sm_count_closed(const struct sm_sums *s)
 {
-	uint64_t gone = sm_count_get(&sm_count.unseals) + sm_count_get(&sm_count.dropped);
-	uint64_t came = sm_count_get(&sm_count.seals);
+	uint64_t gone = s->unseals + sm_count_get(&sm_count.dropped);
 
-	return came > gone ? came - gone : 0;
+	return s->seals > gone ? s->seals - gone : 0;
 }
 
 /** sm_count_reset - all to 0 but live_at_term */

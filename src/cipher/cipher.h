@@ -60,6 +60,14 @@ size_t sm_cipher_limit(void);
  */
 void sm_cipher_expand(void *state, const unsigned char key[SM_KEY_BYTES]);
 
+/**
+ * sm_cipher_learn - how to wipe the traces of short messages faster, where SM_TRACES_OWN says so
+ *
+ * Costs some 0.2 ms, once for a cipher; while there is no other thread here.
+ * Args: state  scratch, as of sm_cipher_expand: a key of zeros stays there.
+ */
+void sm_cipher_learn(void *state);
+
 /** sm_cipher_seal - encrypt in place and write the tag; leaves no trace but as `traces` has it */
 void sm_cipher_seal(const void *state, const struct sm_message *m);
 

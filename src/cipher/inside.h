@@ -16,6 +16,7 @@ struct sm_raw {
 	const void *ad;
 	size_t ad_bytes;
 	size_t trace_bytes; /* of stack to be wiped afterwards; 0: the caller does it */
+	uint64_t lines;	    /* the same, known line by line; 0: not known */
 };
 
 struct sm_aead {
@@ -24,7 +25,9 @@ struct sm_aead {
 	const char *lack; /* what there is not, where it is not available, up to the name */
 	bool (*available)(void);
 	size_t (*limit)(void);
-	void (*expand)(void *state, const unsigned char *key);
+	size_t counter_at; /* where in the nonce the counter is; zeros around it */
+	/* the key, for nonces that begin like this one up to counter_at */
+	void (*expand)(void *state, const unsigned char *key, const unsigned char *nonce);
 	void (*seal)(const void *state, const struct sm_raw *r);
 	/* 0 or -1; verify only, writing nothing, where write is false */
 	int (*open)(const void *state, const struct sm_raw *r, bool write);
@@ -36,6 +39,30 @@ struct sm_aead {
 
 extern const struct sm_aead sm_aead_xchacha20poly1305, sm_aead_aes256gcm;
 extern const struct sm_aead sm_aead_aegis256, sm_aead_aegis128l;
+
+/**
+ * sm_lines_known - whether single lines of dead stack can be wiped faster than all of it: AVX-512
+ *
+ * Lines of 64 bytes are counted down from the top: where the frames of what the caller calls begin.
+ */
+bool sm_lines_known(void);
+void sm_lines_mark(uintptr_t top, uint64_t mark);
+uint64_t sm_lines_written(uintptr_t top, uint64_t mark); /* a bit for each that is not all marks */
+void sm_lines_wipe(uintptr_t top, uint64_t lines);	 /* and the vector registers */
+
+/** sm_lines_top - in a function that has an object of SM_LINE_ALIGNED: always as far from the end of
+ * its frame */
+#define SM_LINE_ALIGNED _Alignas(64)
+SM_INLINE uintptr_t
+sm_lines_top(void)
+{
+	uintptr_t top = 0;
+
+#if defined(__x86_64__)
+	__asm__ volatile("mov %%rsp,%0" : "=r"(top));
+#endif
+	return top & ~(uintptr_t)63;
+}
 
 #define SM_LACK_CPU "this CPU has no instructions for"
 #define SM_LACK_BUILD "this build's libsodium has no"

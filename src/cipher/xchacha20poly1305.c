@@ -1,6 +1,9 @@
 #include "cipher/inside.h"
 
 #include <sodium.h>
+#include <string.h>
+
+enum { TRACE_BYTES = 2688 };
 
 /* draft-irtf-cfrg-xchacha-03, appendix A.3.1 */
 static const unsigned char kat_key[] = {
@@ -26,27 +29,46 @@ available(void)
 static size_t
 limit(void)
 {
-	return crypto_aead_xchacha20poly1305_ietf_messagebytes_max();
+	return crypto_aead_chacha20poly1305_ietf_messagebytes_max();
 }
 
+/* The subkey of these nonces: all that are used have the same first bytes, so once is enough. */
 static void
-expand(void *state, const unsigned char *key)
+expand(void *state, const unsigned char *key, const unsigned char *nonce)
 {
-	sm_aead_copy_key(state, key, SM_KEY_BYTES);
+	crypto_core_hchacha20(state, nonce, key, NULL);
+}
+
+/* draft-irtf-cfrg-xchacha-03, 2.3: four zeros and what HChaCha20 did not take */
+struct short_nonce {
+	unsigned char bytes[crypto_aead_chacha20poly1305_ietf_NPUBBYTES];
+};
+
+static struct short_nonce
+shorten(const unsigned char *nonce)
+{
+	struct short_nonce s = { { 0 } };
+
+	memcpy(s.bytes + 4, nonce + crypto_core_hchacha20_INPUTBYTES, 8);
+	return s;
 }
 
 static void
 seal(const void *state, const struct sm_raw *r)
 {
-	crypto_aead_xchacha20poly1305_ietf_encrypt_detached(r->to, r->tag, NULL, r->bytes, r->n,
-		r->ad, r->ad_bytes, NULL, r->nonce, state);
+	struct short_nonce nonce = shorten(r->nonce);
+
+	crypto_aead_chacha20poly1305_ietf_encrypt_detached(r->to, r->tag, NULL, r->bytes, r->n,
+		r->ad, r->ad_bytes, NULL, nonce.bytes, state);
 }
 
 static int
 open(const void *state, const struct sm_raw *r, bool write)
 {
-	return crypto_aead_xchacha20poly1305_ietf_decrypt_detached(write ? r->bytes : NULL, NULL,
-		r->bytes, r->n, r->tag, r->ad, r->ad_bytes, r->nonce, state);
+	struct short_nonce nonce = shorten(r->nonce);
+
+	return crypto_aead_chacha20poly1305_ietf_decrypt_detached(write ? r->bytes : NULL, NULL,
+		r->bytes, r->n, r->tag, r->ad, r->ad_bytes, nonce.bytes, state);
 }
 
 const struct sm_aead sm_aead_xchacha20poly1305 = {
@@ -54,6 +76,7 @@ const struct sm_aead sm_aead_xchacha20poly1305 = {
 	.name = "XChaCha20-Poly1305",
 	.available = available,
 	.limit = limit,
+	.counter_at = crypto_core_hchacha20_INPUTBYTES,
 	.expand = expand,
 	.seal = seal,
 	.open = open,
@@ -65,5 +88,5 @@ const struct sm_aead sm_aead_xchacha20poly1305 = {
 	.text_bytes = sizeof(kat_text) - 1,
 	.ad_bytes = sizeof(kat_ad),
 	.tag_bytes = sizeof(kat_tag),
-	.trace_bytes = SM_TRACE_BYTES,
+	.trace_bytes = TRACE_BYTES,
 };

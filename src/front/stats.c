@@ -10,7 +10,7 @@
 static void
 fill(struct secmalloc_stats *s)
 {
-	uint64_t sealed = sm_count_get(&sm_count.bytes_encrypted);
+	struct sm_sums sums = sm_count_shares();
 	struct sm_tally t;
 
 	sm_heap_tally(&t);
@@ -18,12 +18,12 @@ fill(struct secmalloc_stats *s)
 	s->pool_bytes = sm_count_get(&sm_count.pool_bytes);
 	s->locked_bytes = sm_count_get(&sm_count.locked_bytes);
 	s->chunks = t.chunks;
-	s->chunks_encrypted = sm_count_closed();
+	s->chunks_encrypted = sm_count_closed(&sums);
 	s->bytes = t.bytes;
-	s->bytes_clear = s->bytes > sealed ? s->bytes - sealed : 0;
+	s->bytes_clear = s->bytes > sums.bytes_encrypted ? s->bytes - sums.bytes_encrypted : 0;
 	s->bytes_high_water = t.most;
-	s->seals = sm_count_get(&sm_count.seals);
-	s->unseals = sm_count_get(&sm_count.unseals);
+	s->seals = sums.seals;
+	s->unseals = sums.unseals;
 	s->reseals = sm_count_get(&sm_count.reseals);
 	s->tampered = sm_count_get(&sm_count.tampered);
 	s->mode = sm_fault_mode();

@@ -22,7 +22,7 @@ sm_key_mask(unsigned char out[SM_KEY_BYTES], const unsigned char *half)
 }
 
 void
-sm_key_expand(struct sm_slot *s, unsigned index)
+sm_key_expand(struct sm_key_slot *s, unsigned index)
 {
 	sm_key_mask(s->whole, sm_keys.right.half);
 	sm_key_xor(s->whole, sm_keys.left->half[index]);
@@ -56,7 +56,7 @@ sm_key_split(uint64_t now_ms)
 /* -------------------------------------------------------------- a new key */
 
 static SM_NOINLINE void
-derive(unsigned char out[SM_KEY_BYTES], const struct sm_slot *from)
+derive(unsigned char out[SM_KEY_BYTES], const struct sm_key_slot *from)
 {
 	SM_GAP;
 
@@ -68,7 +68,7 @@ derive(unsigned char out[SM_KEY_BYTES], const struct sm_slot *from)
 /* What a provider gives is no AEAD key: that is BLAKE2b keyed with it over fresh random bytes, so
  * that the same answer never makes the same key (RFC 7693, 2.9). */
 static int
-provide(unsigned char out[SM_KEY_BYTES], struct sm_slot *scratch, const unsigned char *from)
+provide(unsigned char out[SM_KEY_BYTES], struct sm_key_slot *scratch, const unsigned char *from)
 {
 	const struct sm_config *c = sm_config();
 	int e = 0;
@@ -235,6 +235,6 @@ sm_key_drop(void)
 	other = !atomic_load(&sm_keys.now);
 	atomic_store(&sm_keys.epoch[other], 0);
 	sm_wipe(sm_keys.left->half[other], SM_KEY_BYTES);
-	sm_wipe(&sm_keys.slots->shared[other], sizeof(struct sm_slot));
+	sm_wipe(&sm_keys.slots->shared[other], sizeof(struct sm_key_slot));
 	sm_keys_let_go(&m);
 }

@@ -29,17 +29,17 @@ struct sm_right {
 	unsigned char (*whole)[SM_KEY_BYTES];  /* two: scratch of wrapping */
 };
 
-struct sm_slot {
+struct sm_key_slot {
 	_Alignas(64) unsigned char state[SM_CIPHER_STATE_BYTES];
 	unsigned char whole[SM_KEY_BYTES];
 };
 
 /** What lies on the third page. */
 struct sm_slots {
-	struct sm_slot lent[SM_SLOTS]; /* lent[i] under slot_lock[i] */
-	struct sm_slot shared[2];      /* of each key: resident where the config wants it, else lent
+	struct sm_key_slot lent[SM_SLOTS]; /* lent[i] under slot_lock[i] */
+	struct sm_key_slot shared[2];      /* of each key: resident where the config wants it, else lent
 					* to a batch, under the lock of its caller */
-	struct sm_slot wrap;	       /* what a passphrase makes; under the same lock */
+	struct sm_key_slot wrap;	       /* what a passphrase makes; under the same lock */
 };
 
 _Static_assert(sizeof(struct sm_slots) <= 4096, "the slots fit one page");
@@ -101,7 +101,7 @@ int sm_key_install(const unsigned char whole[2][SM_KEY_BYTES]);
 
 /** sm_key_expand - a key from its halves into a slot. Under lock, if others may have the key. The
  * traces are the caller's to wipe. */
-void sm_key_expand(struct sm_slot *s, unsigned index);
+void sm_key_expand(struct sm_key_slot *s, unsigned index);
 
 /** sm_key_split - new halves of the same keys. Under lock, as said above. */
 void sm_key_split(uint64_t now_ms);

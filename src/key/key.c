@@ -66,6 +66,7 @@ first_key(void)
 	if (e)
 		return e;
 	if (sm_config()->key_resident) {
+		sm_cipher_learn(sm_keys.slots->shared[1].state);
 		sm_key_expand(&sm_keys.slots->shared[0], 0);
 		sm_wipe_traces();
 	}
@@ -204,7 +205,7 @@ give_up(struct sm_loan *l)
 static inline void
 make_whole(struct sm_loan *l, uint32_t epoch)
 {
-	struct sm_slot *s = &sm_keys.slots->lent[l->slot];
+	struct sm_key_slot *s = &sm_keys.slots->lent[l->slot];
 	uint64_t now = sm_os_now_ms();
 	unsigned index;
 
@@ -244,7 +245,7 @@ sm_key_return(struct sm_loan *l)
 	l->state = NULL;
 	if (l->slot == SM_SLOTS)
 		return;
-	sm_wipe(&sm_keys.slots->lent[l->slot], sizeof(struct sm_slot));
+	sm_wipe(&sm_keys.slots->lent[l->slot], sizeof(struct sm_key_slot));
 	sm_lock_release(&sm_keys.slot_lock[l->slot], SM_RANK_KEY_SLOT);
 }
 
@@ -328,7 +329,7 @@ void
 sm_key_return_beside(struct sm_loan *l)
 {
 	if (l->state && !sm_config()->key_resident)
-		sm_wipe((void *)(uintptr_t)l->state, sizeof(struct sm_slot));
+		sm_wipe((void *)(uintptr_t)l->state, sizeof(struct sm_key_slot));
 	l->state = NULL;
 }
 

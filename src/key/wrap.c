@@ -30,7 +30,7 @@ bind(void)
 }
 
 static SM_NOINLINE int
-argon2id(struct sm_slot *s, const void *material, size_t n)
+argon2id(struct sm_key_slot *s, const void *material, size_t n)
 {
 	SM_GAP_DEEP;
 	int e;
@@ -46,7 +46,7 @@ argon2id(struct sm_slot *s, const void *material, size_t n)
 static int
 expand_material(const void *material, size_t n)
 {
-	struct sm_slot *s = &sm_keys.slots->wrap;
+	struct sm_key_slot *s = &sm_keys.slots->wrap;
 	int e;
 
 	if (n > crypto_pwhash_argon2id_PASSWD_MAX)

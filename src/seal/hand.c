@@ -107,7 +107,7 @@ veil(struct sm_hand *h, const struct sm_loan *key, unsigned char *to)
 	struct bound ad;
 
 	sm_check(c->veil == SM_VEIL_CLEAR);
-	if (sm_seal_pager)
+	if (!SM_LIKELY(!sm_seal_pager))
 		return veil_pages(h);
 	c->epoch = key->epoch;
 	c->nonce = m.nonce = sm_key_nonce();
@@ -135,10 +135,10 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 	int e;
 
 	sm_check(c->veil == SM_VEIL_SEALED);
-	if (sm_seal_pager)
+	if (!SM_LIKELY(!sm_seal_pager))
 		return unveil_pages(h);
 	e = sm_heap_pin(c);
-	if (e) {
+	if (!SM_LIKELY(e == 0)) {
 		sm_wipe_traces(); /* the loan's, as no cipher call will */
 		return e;
 	}
@@ -148,7 +148,7 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 	else if (e)
 		e = sm_fail(EBADMSG, "a closed chunk of %zu bytes was written: its content is lost, "
 				     "free it", c->size);
-	if (e) {
+	if (!SM_LIKELY(e == 0)) {
 		sm_heap_unpin(c);
 		sm_count_add(&sm_count.tampered, e == EBADMSG);
 		return e;
@@ -161,14 +161,14 @@ unveil(struct sm_hand *h, const struct sm_loan *key)
 static void
 count_closed(const struct sm_chunk *c)
 {
-	sm_count_add(&sm_count.seals, 1);
-	sm_count_add(&sm_count.bytes_encrypted, c->size);
+	sm_count_veil(1, 0, c->size);
 }
 
 static void
-count_opened(const struct sm_chunk *c)
+count_dropped(const struct sm_chunk *c)
 {
-	sm_count_sub(&sm_count.bytes_encrypted, c->size);
+	sm_count_add(&sm_count.dropped, 1);
+	sm_count_veil(0, 0, -c->size);
 }
 
 int
@@ -176,7 +176,7 @@ sm_hand_close(struct sm_hand *h, const struct sm_loan *key)
 {
 	int e = veil(h, key, NULL);
 
-	if (e)
+	if (!SM_LIKELY(e == 0))
 		return e;
 	count_closed(h->c);
 	sm_heap_unpin(h->c);
@@ -188,11 +188,10 @@ sm_hand_open(struct sm_hand *h, const struct sm_loan *key)
 {
 	int e = unveil(h, key);
 
-	if (e)
+	if (!SM_LIKELY(e == 0))
 		return e;
 	sm_hand_stamp(h->c);
-	count_opened(h->c);
-	sm_count_add(&sm_count.unseals, 1);
+	sm_count_veil(0, 1, -h->c->size);
 	return 0;
 }
 
@@ -232,8 +231,7 @@ sm_hand_forget(struct sm_hand *h)
 {
 	h->c->veil = SM_VEIL_CLEAR;
 	wipe_tag(h->c, sm_heap_tag_rest(h->c));
-	sm_count_add(&sm_count.dropped, 1);
-	count_opened(h->c);
+	count_dropped(h->c);
 }
 
 static int
@@ -245,8 +243,7 @@ carry(struct sm_hand *h, const struct sm_loans *keys)
 		return e;
 	e = veil(h, &keys->now, NULL);
 	if (e) { /* purged: it stays open, and zero */
-		sm_count_add(&sm_count.dropped, 1);
-		count_opened(h->c);
+		count_dropped(h->c);
 	} else {
 		sm_heap_unpin(h->c);
 	}
@@ -277,13 +274,13 @@ turn(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys)
 	struct sm_loan key = { 0 };
 	int e = 0;
 
-	if (sm_seal_pager)
+	if (!SM_LIKELY(!sm_seal_pager))
 		keys = &none;
 	if (keys)
 		key = *sm_hand_key(keys, epoch);
 	else
 		e = sm_key_lend(&key, epoch);
-	if (e)
+	if (!SM_LIKELY(e == 0))
 		return e;
 	e = to == SM_VEIL_SEALED ? sm_hand_close(h, &key) : sm_hand_open(h, &key);
 	if (!keys)
@@ -309,12 +306,12 @@ sm_hand_set_veil(struct sm_hand *h, enum sm_veil to, const struct sm_loans *keys
 
 	if (h->c->veil == to)
 		return SM_LIKELY(!sm_seal_pager) || keys ? 0 : pages_again(h, to);
-	if (h->c->holds)
+	if (!SM_LIKELY(h->c->holds == 0))
 		return sm_fail(EBUSY, "the chunk is held: release it first");
 	if (to == SM_VEIL_CLEAR && sm_barred())
 		return sm_state_refuse();
 	e = sm_hand_lift(h);
-	if (e)
+	if (!SM_LIKELY(e == 0))
 		return e;
 	if (to == SM_VEIL_SEALED)
 		sm_heap_verify(h->c, h->ptr);

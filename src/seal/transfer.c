@@ -250,7 +250,7 @@ refill_chunk(const struct item *i)
 	c->opened_by_hold = 0;
 	if (!clear) {
 		sm_count_sub(&sm_count.dropped, 1);
-		sm_count_add(&sm_count.bytes_encrypted, c->size);
+		sm_count_veil(0, 0, c->size);
 	}
 	return sm_heap_refill(c, bytes_of(i), clear);
 }
@@ -261,11 +261,12 @@ refill(size_t *filled)
 {
 	const struct item *i = parcel.item, *end = i + parcel.items;
 	struct sm_walk w = { 0 };
+	struct sm_sums sums = sm_count_shares();
 	struct sm_chunk *c;
 	int e = 0;
 
-	sm_count_add(&sm_count.dropped, sm_count_closed());
-	atomic_store(&sm_count.bytes_encrypted, 0);
+	sm_count_add(&sm_count.dropped, sm_count_closed(&sums));
+	sm_count_veil(0, 0, -sums.bytes_encrypted);
 	while (e == 0 && (c = sm_heap_next(&w)) != NULL) {
 		if (i == end || i->c != c) {
 			sm_heap_leave(c);
