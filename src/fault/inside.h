@@ -226,6 +226,8 @@ void sm_engine_unnote(struct sm_span *s, size_t i, uint8_t before);
 int sm_engine_show(struct sm_span *s, size_t i, uint32_t f);
 /** sm_engine_fresh - open a virgin page, and some behind it, while frames are plenty; else ENOMEM */
 int sm_engine_fresh(struct sm_span *s, size_t i);
+/** sm_engine_await - whoever may touch n virgin pages from now on will soon: some open, if any may */
+void sm_engine_await(struct sm_span *s, size_t i, size_t n);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
 /** sm_engine_discard_all - the same for those of n pages that are clear */

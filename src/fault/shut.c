@@ -75,6 +75,8 @@ sm_fault_reach(unsigned char *base, size_t bytes)
 			p[i].state = SM_PAGE_VIRGIN;
 		p[i].ahead = (uint8_t)sm_min_size(n - 1 - i, UINT8_MAX);
 	}
+	if (e == 0)
+		sm_engine_await(s, (size_t)(p - s->page), n);
 	sm_engine_let_go();
 	sm_os_unmask(&m);
 	return e;
