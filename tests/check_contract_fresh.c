@@ -9,6 +9,7 @@
 #include "transparent.h"
 #include "outside.h"
 #include "smaps.h"
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -141,6 +142,7 @@ static void
 few(void *mode)
 {
 	enter(*(int *)mode, 32, 0);
+	MUST(look(after) == 0);
 	for (size_t i = 0; i < 20; i++)
 		comes(i * 2, 1);
 }
@@ -148,6 +150,41 @@ few(void *mode)
 START_TEST(a_small_clear_set_takes_in_what_is_touched_only)
 {
 	(void)in_mode(_i, few);
+}
+END_TEST
+
+/* Whoever is served sleeps meanwhile. */
+static long
+sleeps(void)
+{
+	struct rusage u;
+
+	MUST(getrusage(RUSAGE_THREAD, &u) == 0);
+	return u.ru_nvcsw;
+}
+
+static void
+handed_out(void *mode)
+{
+	enum { CHUNKS = 30, BYTES = 20000 };
+	long before_all;
+
+	enter(*(int *)mode, CLEAR_PAGES, 0);
+	before_all = sleeps();
+	for (int i = 0; i < CHUNKS; i++) {
+		unsigned char *p = secmalloc(BYTES);
+
+		MUST(p != NULL);
+		memset(p, 1, BYTES);
+		secfree(p);
+	}
+	MUST(sleeps() - before_all < CHUNKS / 2);
+	MUST(secmalloc_encrypt_all() == 0 && stats_now().bytes_clear == 0);
+}
+
+START_TEST(what_is_handed_out_is_there_before_anybody_is_asked)
+{
+	(void)in_mode(BY_THREAD, handed_out);
 }
 END_TEST
 
@@ -300,6 +337,7 @@ main(void)
 	tcase_add_loop_test(tc, a_first_touch_brings_what_is_next_and_locks_it, 1, 3);
 	tcase_add_loop_test(tc, where_frames_are_few_nothing_comes_uncalled, 1, 3);
 	tcase_add_loop_test(tc, a_small_clear_set_takes_in_what_is_touched_only, 1, 3);
+	tcase_add_test(tc, what_is_handed_out_is_there_before_anybody_is_asked);
 	tcase_add_loop_test(tc, what_came_along_is_closed_in_time_as_well, 1, 3);
 	tcase_add_loop_test(tc, what_is_freed_is_zero_when_it_comes_again, 1, 3);
 	tcase_add_test(tc, frames_are_fetched_when_they_are_needed);

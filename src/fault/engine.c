@@ -250,7 +250,7 @@ sm_engine_close(struct sm_span *s, size_t i, const struct sm_loan *key)
 }
 
 /* Also where the kernel has it pinned, or the program has changed its protection: it is not moved, but
- * goes, so that whoever touches it next is served. */
+ * goes, so that whoever touches it next is served, and may do so. */
 void
 sm_engine_discard(struct sm_span *s, size_t i)
 {
@@ -262,6 +262,7 @@ sm_engine_discard(struct sm_span *s, size_t i)
 		sm_wipe(u, sm_engine.page_bytes);
 	if (e && e != EEXIST) {
 		sm_mover->empty(u, sm_engine.page_bytes);
+		(void)sm_os_access(u, sm_engine.page_bytes, SECMALLOC_READWRITE);
 		refill(s, i);
 		return;
 	}
@@ -379,7 +380,7 @@ sm_engine_open(struct sm_span *s, size_t i, const struct sm_loan *key)
 	uint32_t f = 0;
 	int e;
 
-	if (p->state == SM_PAGE_SHUT)
+	if (sm_page_barred(p))
 		return EFAULT;
 	if (p->state == SM_PAGE_CLEAR) { /* it is there, or was thrown away */
 		e = sm_mover->zero(sm_engine.fd, s->u + i * sm_engine.page_bytes);

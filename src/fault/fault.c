@@ -104,27 +104,6 @@ sm_fault_go(unsigned char *base, size_t bytes)
 	sm_span_let_go(&gone);
 }
 
-void
-sm_fault_drop(unsigned char *base, size_t bytes)
-{
-	struct sm_mask m;
-	struct sm_span *s;
-	size_t first;
-
-	sm_os_mask(&m);
-	sm_engine_take();
-	s = sm_engine_span(base);
-	first = sm_engine_index(s, base);
-	sm_engine_discard_all(s, first, bytes / sm_engine.page_bytes);
-	for (size_t i = first; i < first + bytes / sm_engine.page_bytes; i++) {
-		s->page[i].state = SM_PAGE_VIRGIN;
-		s->page[i].holds = 0;
-		s->page[i].ahead = 0;
-	}
-	sm_engine_let_go();
-	sm_os_unmask(&m);
-}
-
 /* ------------------------------------------------------------ start and stop */
 
 static void
@@ -308,6 +287,8 @@ sm_engine_serve(void *at)
 
 	if (!sm_engine_span(at))
 		return sm_fault_by == SM_MODE_THREAD && sm_frame_stuff(at);
+	if (sm_engine_bars(at))
+		return !sm_mover->shared; /* there the program has its signal; here it comes by itself */
 	while ((e = serve_once(at)) != 0) {
 		if (e == EFAULT)
 			return false;

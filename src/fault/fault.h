@@ -76,10 +76,10 @@ bool sm_fault_forget(void *at, size_t bytes);
 /** sm_fault_meets - some of these bytes are on pages of a pool of ours, or of frames */
 bool sm_fault_meets(const void *at, size_t bytes);
 
-/** sm_fault_shut, sm_fault_reach - nobody may touch these pages, which hold nothing; or again.
- * False: the heap sees to that itself. */
-bool sm_fault_shut(unsigned char *base, size_t bytes);
-bool sm_fault_reach(unsigned char *base, size_t bytes);
+/** sm_fault_shut, sm_fault_reach - what lies in these pages is not kept, and nobody may touch them, as
+ * in a pool that has just come; or again, and they are zero. ENOMEM: the kernel refused. */
+void sm_fault_shut(unsigned char *base, size_t bytes);
+int sm_fault_reach(unsigned char *base, size_t bytes);
 
 /** sm_fault_reseal - close what has been open for so many ms; returns ms until the next is due */
 unsigned sm_fault_reseal(unsigned ms);

@@ -29,12 +29,18 @@ open_before(const struct sm_span *s, size_t i)
 	return n;
 }
 
+static bool
+is_plenty(void)
+{
+	return sm_frames_free() > SM_FRAMES_SPARE + MOST_AT_ONCE + sm_engine.frames / PLENTY;
+}
+
 static size_t
 how_many(const struct sm_span *s, size_t i)
 {
 	size_t most = open_before(s, i), n = 1;
 
-	if (sm_frames_free() <= SM_FRAMES_SPARE + MOST_AT_ONCE + sm_engine.frames / PLENTY)
+	if (!is_plenty())
 		return 1;
 	most = sm_min_size(most < AT_ONCE ? AT_ONCE : most, (size_t)s->page[i].ahead + 1);
 	while (n < most && i + n < s->pages && s->page[i + n].state == SM_PAGE_VIRGIN)
@@ -134,6 +140,21 @@ sm_engine_fresh(struct sm_span *s, size_t i)
 		return e;
 	atomic_fetch_sub_explicit(&sm_engine.served, 1, memory_order_relaxed);
 	return 0;
+}
+
+/* By its own thread, as it will touch both ends at once: what is written in front of a chunk and behind
+ * it, or the first slot of a slab. Nobody has to be asked, and none waits. */
+void
+sm_engine_await(struct sm_span *s, size_t i, size_t n)
+{
+	const size_t ends[] = { i, i + n - 1 };
+
+	if (atomic_load(&sm_engine.shut) || atomic_load(&sm_engine.forker) || sm_purge_fence())
+		return;
+	for (size_t k = 0; k < 2; k++)
+		if (s->page[ends[k]].state == SM_PAGE_VIRGIN && is_plenty() &&
+			sm_engine_fresh(s, ends[k]) == 0)
+			atomic_fetch_add_explicit(&sm_engine.served, 1, memory_order_relaxed);
 }
 
 /* ------------------------------------------------------------------- and going */

@@ -8,11 +8,12 @@
 #include "os/os.h"
 
 enum sm_page_state {
-	SM_PAGE_VIRGIN = 0, /* never touched: zeros */
-	SM_PAGE_SEALED,	    /* in X */
-	SM_PAGE_CLEAR,	    /* in U */
-	SM_PAGE_LOST,	    /* X was tampered with */
-	SM_PAGE_SHUT	    /* nobody may touch it: the heap guards it, or keeps it for later */
+	SM_PAGE_SHUT = 0, /* nobody may touch it: the heap guards it, or keeps it for later */
+	SM_PAGE_WALLED,	  /* the same, and the mapping may be without access, too */
+	SM_PAGE_VIRGIN,	  /* never touched: zeros */
+	SM_PAGE_SEALED,	  /* in X */
+	SM_PAGE_CLEAR,	  /* in U */
+	SM_PAGE_LOST	  /* X was tampered with */
 };
 
 /** A page of U. Under the engine's lock. */
@@ -25,6 +26,13 @@ struct sm_page {
 	uint64_t nonce;
 	unsigned char tag[16], tag_rest[16];
 };
+
+/** sm_page_barred - nobody may touch it */
+static inline bool
+sm_page_barred(const struct sm_page *p)
+{
+	return p->state == SM_PAGE_SHUT || p->state == SM_PAGE_WALLED;
+}
 
 /** A pool: U and what belongs to it, page by page. */
 struct sm_span {
@@ -94,7 +102,7 @@ struct sm_mover {
 	void (*wake)(int fd, void *page);
 	int (*lock)(void *base, size_t bytes);
 	void (*unlock)(void *base, size_t bytes);
-	bool shared; /* an open page is in P too, and SM_PAGE_SHUT is what guards U */
+	bool shared; /* an open page is in P too; a closed one of U is without access */
 };
 extern const struct sm_mover sm_uffd, sm_slots;
 extern const struct sm_mover *sm_mover; /* the one in use */
@@ -224,6 +232,8 @@ void sm_engine_unnote(struct sm_span *s, size_t i, uint8_t before);
 int sm_engine_show(struct sm_span *s, size_t i, uint32_t f);
 /** sm_engine_fresh - open a virgin page, and some behind it, while frames are plenty; else ENOMEM */
 int sm_engine_fresh(struct sm_span *s, size_t i);
+/** sm_engine_await - whoever may touch n virgin pages from now on will soon: some open, if any may */
+void sm_engine_await(struct sm_span *s, size_t i, size_t n);
 /** sm_engine_discard - a clear page is not to be kept: it is virgin again */
 void sm_engine_discard(struct sm_span *s, size_t i);
 /** sm_engine_discard_all - the same for those of n pages that are clear */
@@ -291,6 +301,8 @@ int sm_engine_revive(int fd);
 /** sm_engine_deny - a closed page stays so: who touched it waits until it opens for another. Of P he
  * has zeros, where nothing is. */
 void sm_engine_deny(void *at);
+/** sm_engine_bars - nobody may touch this page: from now on the kernel says so to whoever does */
+bool sm_engine_bars(void *at);
 /** sm_engine_serve - open the page at this address for who touched it; false: none of ours */
 bool sm_engine_serve(void *at);
 

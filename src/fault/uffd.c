@@ -38,6 +38,8 @@ struct sm_uffdio_move {
 enum { MOVE_DONTWAKE = 1 };
 enum { LOOKS = 12, LOOKS_US = 100, LEFT_LEAST = 8, LEFT_MOST = 8192 };
 
+static int teller; /* of the one thread that reads */
+static int self;   /* this process */
 static int kept; /* the device + 1; 0: it is not kept */
 
 static int
@@ -94,6 +96,7 @@ sm_uffd_open(enum sm_mode mode)
 		.features = UFFD_FEATURE_MOVE | UFFD_FEATURE_THREAD_ID };
 	int fd = open_any(mode == SM_MODE_THREAD);
 
+	self = (int)syscall(SYS_getpid);
 	if (fd < 0)
 		return -1;
 	if (mode == SM_MODE_SIGNAL)
@@ -256,7 +259,6 @@ sm_uffd_self(void)
 	return (int)syscall(SYS_gettid);
 }
 
-static int teller; /* of the one thread that reads */
 
 int
 sm_uffd_teller(void)
@@ -265,15 +267,17 @@ sm_uffd_teller(void)
 }
 
 /* A child of vfork or posix_spawn is another process with our memory. Where that cannot be asked, or
- * not of this one (the program has changed its user), it may be such a child. */
+ * not of this one (the program has changed its user), it may be such a child. Nobody else has the
+ * first thread's number as long as there is any of ours; other threads' are given away again. */
 bool
 sm_uffd_is_ours(void)
 {
-	long pid = syscall(SYS_getpid), same;
+	long same;
 
-	if (syscall(SYS_tgkill, pid, teller, 0) == 0 || syscall(SYS_kcmp, pid, pid, KCMP_VM, 0, 0))
+	if (teller == self || syscall(SYS_tgkill, self, teller, 0) == 0 ||
+		syscall(SYS_kcmp, self, self, KCMP_VM, 0, 0))
 		return true;
-	same = syscall(SYS_kcmp, pid, teller, KCMP_VM, 0, 0);
+	same = syscall(SYS_kcmp, self, teller, KCMP_VM, 0, 0);
 	return same == 0 || (same < 0 && errno != ESRCH);
 }
 
@@ -340,10 +344,7 @@ sm_uffd_next(int fd, int bell, unsigned ms, bool *rings)
 	long n;
 
 	*rings = false;
-	at = look(fd);
-	if (at == NULL)
-		at = look_again(fd);
-	for (; at == NULL; at = look(fd)) {
+	for (at = look_again(fd); at == NULL; at = look(fd)) {
 		p[1].revents = 0; /* the kernel stores in t what is left of it */
 		n = syscall(SYS_ppoll, p, 2, ms ? &t : NULL, NULL, 0);
 		*rings = n > 0 && p[1].revents;

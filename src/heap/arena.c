@@ -351,17 +351,20 @@ take_hard(unsigned class, size_t size, bool locked)
 	return slot;
 }
 
-/* Strides are multiples of 16. */
+/* Strides are multiples of 16. Of a large slot each byte is compared with the 16th behind it, as the C
+ * library does that with the widest registers there are. */
 static inline bool
 slot_is_zero(const unsigned char *p, size_t n)
 {
+	enum { SMALL = 256 };
+	size_t first = SM_LIKELY(n <= SMALL) ? n : SM_ALIGN_BYTES;
 	uint64_t any = 0, two[2];
 
-	for (; n > 0; n -= sizeof(two), p += sizeof(two)) {
-		memcpy(two, p, sizeof(two));
+	for (size_t i = 0; i < first; i += sizeof(two)) {
+		memcpy(two, p + i, sizeof(two));
 		any |= two[0] | two[1];
 	}
-	return any == 0;
+	return any == 0 && (first == n || memcmp(p, p + SM_ALIGN_BYTES, n - SM_ALIGN_BYTES) == 0);
 }
 
 struct sm_made

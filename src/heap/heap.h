@@ -94,9 +94,9 @@ struct sm_watch {
 	int (*again)(unsigned char *base, size_t bytes); /* the same, in a child; what it held stays */
 	void (*drop)(unsigned char *base, size_t bytes); /* nothing in these pages is kept */
 	void (*go)(unsigned char *base, size_t bytes);	 /* it is about to be unmapped */
-	/* Nobody may touch these pages, or may again; false: it is the heap that sees to it. */
-	bool (*shut)(unsigned char *base, size_t bytes);
-	bool (*reach)(unsigned char *base, size_t bytes);
+	/* The same, and nobody may touch them, as it is in a pool that has just come; or again. ENOMEM. */
+	void (*shut)(unsigned char *base, size_t bytes);
+	int (*reach)(unsigned char *base, size_t bytes);
 };
 extern const struct sm_watch *sm_heap_watch;
 

@@ -204,12 +204,10 @@ guard_pool(struct sm_pool *p)
 	struct sm_area *a = &p->area;
 	bool unlocked = a->elastic || !(a->granted & SECMALLOC_LOCKED);
 
-	p->marked = false;
+	p->marked = a->veiled; /* and shut, until reached */
 	if (!(a->granted & SECMALLOC_GUARDED))
-		return 0;
-	if (a->veiled && sm_heap_watch->shut(a->base, a->bytes)) {
-		p->marked = true;
-	} else if (unlocked) {
+		return a->veiled ? sm_heap_watch->reach(a->base, a->bytes) : 0;
+	if (unlocked && !p->marked) {
 		p->marked = sm_os_mark(a->base, a->bytes) == 0;
 		no_markers |= !p->marked;
 	}
@@ -420,10 +418,10 @@ revive_pool(struct sm_region *r, struct sm_pool *p)
 	p->fresh = true;
 	unlock_records(r, p);
 	if (area.veiled)
-		e = sm_heap_watch->again(area.base, area.bytes);
-	if (e == 0)
+		e = sm_heap_watch->again(area.base, area.bytes); /* what was open, and what was not */
+	else
 		e = guard_pool(p);
-	if (e == 0)
+	if (e == 0 && !area.veiled)
 		e = sm_run_revive(r, p);
 	sm_pool_forgo(~p->area.granted);
 	return e;

@@ -156,8 +156,8 @@ has_guard_page(const struct sm_pool *p, size_t at, size_t pages)
 static int
 open_pages(const struct sm_pool *p, void *base, size_t bytes)
 {
-	if (p->area.veiled && sm_heap_watch->reach(base, bytes))
-		return 0;
+	if (p->area.veiled)
+		return sm_heap_watch->reach(base, bytes);
 	if (p->marked)
 		return sm_os_unmark(base, bytes);
 	if (sm_config()->without & SECMALLOC_GUARDED) /* also where only some guards failed: */
@@ -215,28 +215,36 @@ sm_run_initial(const struct sm_region *r, size_t page)
 	return initial;
 }
 
+static void
+shut_pages(struct sm_pool *p, struct sm_region *r, size_t at, size_t pages)
+{
+	size_t page = sm_os_page_bytes(), bytes = pages * page;
+	bool guarded = p->area.granted & SECMALLOC_GUARDED;
+	unsigned char *base = r->base + at * page;
+
+	if (p->area.veiled) {
+		(guarded ? sm_heap_watch->shut : sm_heap_watch->drop)(base, bytes);
+		return;
+	}
+	if (p->marked) /* markers are not laid over locked pages */
+		sm_window_retry(r, at, pages);
+	if (guarded && (p->marked ? sm_os_mark(base, bytes) : sm_os_guard(base, bytes))) {
+		p->area.granted &= ~SECMALLOC_GUARDED; /* free pages stay accessible, and zero */
+		sm_pool_forgo(SECMALLOC_GUARDED);
+	}
+}
+
 void
 sm_run_shut(struct sm_region *r, size_t at)
 {
 	struct sm_run run = sm_run_at(r, at);
-	size_t page = sm_os_page_bytes(), bytes = run.pages * page;
-	unsigned char *base = r->base + at * page;
 	struct sm_pool *p;
 
 	sm_purge_await(); /* nothing in it is live any more */
 	sm_lock_take(&sm_pool_lock, SM_RANK_POOL);
 	p = sm_pool_of(r, at);
 	sm_assert(run.used && run.back == 0);
-	if (p->marked) /* markers are not laid over locked pages */
-		sm_window_retry(r, at, run.pages);
-	if (p->area.veiled)
-		sm_heap_watch->drop(base, bytes);
-	if (p->area.granted & SECMALLOC_GUARDED &&
-		!(p->area.veiled && sm_heap_watch->shut(base, bytes)) &&
-		(p->marked ? sm_os_mark(base, bytes) : sm_os_guard(base, bytes))) {
-		p->area.granted &= ~SECMALLOC_GUARDED; /* free pages stay accessible, and zero */
-		sm_pool_forgo(SECMALLOC_GUARDED);
-	}
+	shut_pages(p, r, at, run.pages);
 	sm_lock_release(&sm_pool_lock, SM_RANK_POOL);
 }
 
