@@ -173,6 +173,15 @@ __wrap_madvise(void *at, size_t n, int advice)
 	return (int)syscall(SYS_madvise, at, n, advice);
 }
 
+/* Pages that come and go in a fork by our own rules can't be kept from a child or wiped there by the
+ * program's, nor given guards of its own. The kernel says EINVAL too where it can't. */
+static bool
+cannot_heed(int advice)
+{
+	return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK || advice == MADV_REMOVE ||
+		advice >= MADV_HWPOISON; /* and the guards of Linux 6.13 */
+}
+
 SM_SHOWN int
 madvise(void *at, size_t n, int advice)
 {
@@ -181,8 +190,12 @@ madvise(void *at, size_t n, int advice)
 		advice == MADV_FREE;
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
-	if (forget && (uintptr_t)at % page == 0 && n <= PTRDIFF_MAX && forget(at, drops ? n : 0))
-		return 0;
+	if (forget && (uintptr_t)at % page == 0 && n <= PTRDIFF_MAX && forget(at, drops ? n : 0)) {
+		if (!cannot_heed(advice))
+			return 0;
+		errno = EINVAL;
+		return -1;
+	}
 	return __wrap_madvise(at, n, advice);
 }
 

@@ -116,6 +116,12 @@ START_TEST(pages_that_it_gives_back_are_zero)
 }
 END_TEST
 
+START_TEST(advice_that_a_program_would_rely_on_is_refused)
+{
+	unaware("advise", "mode=thread,clear=262144");
+}
+END_TEST
+
 int
 main(void)
 {
@@ -129,5 +135,6 @@ main(void)
 	tcase_add_test(tc, a_program_that_knows_nothing_makes_the_same_calls);
 	tcase_add_test(tc, a_program_that_knows_nothing_has_handlers_too);
 	tcase_add_test(tc, pages_that_it_gives_back_are_zero);
+	tcase_add_test(tc, advice_that_a_program_would_rely_on_is_refused);
 	return run(s);
 }

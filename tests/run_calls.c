@@ -4,7 +4,7 @@
  * Copyright (c) 2026 the secmalloc authors
  * SPDX-License-Identifier: ISC
  *
- * run_calls PART: calls, handlers SECONDS, discard. Where 64 pages may be clear at once.
+ * run_calls PART: calls, handlers SECONDS, discard, advise. Where 64 pages may be clear at once.
  */
 #include "closed_calls.h"
 
@@ -59,6 +59,25 @@ discard(void)
 	free(closed_get(LARGE, 2));
 }
 
+/* What is only a hint may be heard and forgotten; what the program relies on may not. */
+static void
+advise(void)
+{
+	static const int hints[] = { MADV_NORMAL, MADV_WILLNEED, MADV_NOHUGEPAGE, MADV_DONTDUMP };
+	static const int refused[] = { MADV_DONTFORK, MADV_WIPEONFORK, MADV_REMOVE, MADV_HWPOISON };
+	unsigned char *p = closed_get(LARGE, 1);
+
+	for (size_t i = 0; i < sizeof(hints) / sizeof(*hints); i++)
+		CLOSED_MUST(madvise(p, LARGE, hints[i]) == 0);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
+		errno = 0;
+		CLOSED_MUST(madvise(p, LARGE, refused[i]) == -1 && errno == EINVAL);
+	}
+	for (size_t i = 0; i < LARGE; i++)
+		CLOSED_MUST(p[i] == closed_byte(1, i));
+	free(p);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -72,6 +91,8 @@ main(int argc, char **argv)
 		call_in_handlers((unsigned)atoi(argv[2]), work);
 	else if (argc > 1 && strcmp(argv[1], "discard") == 0)
 		discard();
+	else if (argc > 1 && strcmp(argv[1], "advise") == 0)
+		advise();
 	else
 		return 2;
 	return 0;
