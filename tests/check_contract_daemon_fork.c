@@ -98,6 +98,47 @@ START_TEST(a_child_says_hello_and_is_locked_for_itself)
 }
 END_TEST
 
+static void
+has_many(void *unused)
+{
+	unsigned char *q;
+
+	(void)unused;
+	start(SECMALLOC_FORK_KEEP);
+	q = secmalloc(BYTES);
+	fill(q, BYTES, 3);
+	for (int i = 0; i < MANY; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			MUST(filled(q, BYTES, 3));
+			await_word();
+			_exit(0);
+		}
+		child_ends_well(pid);
+	}
+}
+
+/* While it still is about to open. */
+START_TEST(a_child_may_be_locked_as_soon_as_it_is_welcome)
+{
+	struct peer p, child;
+	struct program g;
+
+	fake_begin(&fake, &g, has_many, NULL);
+	fake_meet(&fake, &p, SM_WIRE_DIE);
+	for (int i = 0; i < MANY; i++) {
+		fake_meet(&fake, &child, SM_WIRE_CARRY_ON);
+		ck_assert_int_eq(fake_lock(&child, FAKE_LOCK_MS), 0);
+		ck_assert_int_eq(fake_unlock(&child), 0);
+		fake_go_on(&g);
+		fake_die(&child);
+	}
+	fake_ends_well(&g);
+	fake_die(&p);
+}
+END_TEST
+
 START_TEST(when_the_daemon_dies_a_child_dies_too)
 {
 	struct peer p, child;
@@ -336,6 +377,7 @@ main(void)
 
 	tcase_add_checked_fixture(tc, open_fake, close_fake);
 	tcase_add_loop_test(tc, a_child_says_hello_and_is_locked_for_itself, 0, WAYS);
+	tcase_add_test(tc, a_child_may_be_locked_as_soon_as_it_is_welcome);
 	tcase_add_loop_test(tc, when_the_daemon_dies_a_child_dies_too, 0, WAYS);
 	tcase_add_loop_test(tc, a_child_that_finds_no_daemon_has_nothing_and_says_why, 0, RAW);
 	tcase_add_test(tc, a_child_with_keys_does_not_wait_for_an_unlock);

@@ -218,7 +218,9 @@ sm_fork_inherit(void)
 
 	if (mine) { /* else an earlier handler has called the library already */
 		force_own();
+		sm_lock_take(&lock, SM_RANK_LIFE); /* the daemon's lock may come at once, and waits */
 		inherit();
+		sm_life_let_go();
 	}
 	errno = kept;
 }
