@@ -360,7 +360,8 @@ program_figures() {
 	! here python3 || each 'figures python3' counted python3 "$work/threads.py"
 	# shellcheck disable=SC2016 # for perl
 	! here perl || each 'figures perl' counted perl -e 'for $n (1, 2) {
-		$h{$n * $_} .= "x$_" for 1 .. 20000; } print scalar(keys %h), "\n"'
+		$h{$n * $_} .= "x$_" for 1 .. 20000; } print scalar(keys %h), "\n";
+		select(undef, undef, undef, 0.5)' # so long that it is seen from outside
 	echo 'select sum(length(a.b || c.b)) from t a, t c where c.a < 99;' |
 		cat "$work/rows.sql" - >"$work/in"
 	! here sqlite3 || each 'figures sqlite3' counted sqlite3 :memory:
