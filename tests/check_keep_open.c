@@ -10,7 +10,7 @@
 #include "transparent_keep.h"
 #include <pthread.h>
 
-enum { PAGES = 24, COLD = 90, SOME = 50, FORKS = 20 };
+enum { PAGES = 24, COLD = 90, SOME = 50, FORKS = 20, ROUNDS = 100, LATER = 1500 };
 
 static void (*between)(void); /* in the thread that forks, when all is put away */
 static void (*back)(void);    /* and in the parent before anything is opened again */
@@ -169,6 +169,80 @@ START_TEST(a_purge_finds_what_waits_for_the_fork_to_be_over)
 }
 END_TEST
 
+static _Atomic bool is_back;
+static unsigned late; /* turns */
+
+static void
+say_back(void)
+{
+	is_back = true;
+}
+
+static void *
+purges(void *unused)
+{
+	while (!is_back)
+		;
+	for (volatile unsigned i = 0; i < late; i++)
+		;
+	secmalloc_purge();
+	return unused;
+}
+
+static void
+purge_beside(void *mode)
+{
+	pthread_t t;
+
+	back = say_back;
+	start_open(mode);
+	MUST(pthread_create(&t, NULL, purges, NULL) == 0);
+	child_does(nothing, NULL);
+	MUST(pthread_join(t, NULL) == 0);
+	MUST(all_zero(hot, PAGES * PAGE) && all_zero(cold, COLD * PAGE));
+}
+
+static void
+purge_now_and_then(void *mode)
+{
+	for (late = 0; late < ROUNDS * LATER; late += LATER)
+		child_does(purge_beside, mode);
+}
+
+START_TEST(a_purge_comes_while_what_was_clear_is_put_back)
+{
+	in_turn(_i, purge_now_and_then);
+}
+END_TEST
+
+/* As by a purge that has begun to wipe them, in another thread. */
+static void
+take_all(void)
+{
+	for (uint32_t f = 0; f < sm_engine.frames; f++)
+		if (sm_engine.owner[f].kept)
+			sm_engine.owner[f].taken = true;
+}
+
+static void
+take_between(void *mode)
+{
+	between = take_all;
+	start_open(mode);
+	child_does(has_all, NULL);
+	MUST(sm_fault_clear_bytes() == 0);
+	for (uint32_t f = 0; f < sm_engine.frames; f++)
+		if (sm_engine.owner[f].taken)
+			sm_purge_wipe(sm_frame_at(f), PAGE);
+	has_all(NULL);
+}
+
+START_TEST(what_a_purge_is_wiping_is_not_put_back)
+{
+	in_turn(_i, take_between);
+}
+END_TEST
+
 static void
 touch_many(void)
 {
@@ -285,6 +359,8 @@ main(void)
 	tcase_add_loop_test(tc, what_nobody_touches_is_closed_after_some_forks, 1, 3);
 	tcase_add_loop_test(tc, while_a_thread_forks_no_page_is_clear_for_others, 1, 3);
 	tcase_add_loop_test(tc, a_purge_finds_what_waits_for_the_fork_to_be_over, 1, 3);
+	tcase_add_loop_test(tc, a_purge_comes_while_what_was_clear_is_put_back, 1, 3);
+	tcase_add_loop_test(tc, what_a_purge_is_wiping_is_not_put_back, 1, 3);
 	tcase_add_loop_test(tc, what_waits_makes_room_for_what_handlers_touch, 1, 3);
 	tcase_add_loop_test(tc, what_is_thrown_away_meanwhile_does_not_come_back, 1, 3);
 	tcase_add_loop_test(tc, no_record_that_a_thread_of_the_parent_had_is_locked_in_the_child, 1,

@@ -455,6 +455,18 @@ sm_fault_reseal(unsigned ms)
 	return next;
 }
 
+/* What waits for a fork to be over must not be put back, and so be gone, while it is wiped. Whoever
+ * puts it back first sees the purge then. */
+SM_NO_TSAN static bool
+is_in_place(struct sm_owner *frame, uint32_t f)
+{
+	struct sm_owner o = *frame;
+
+	if (o.kept)
+		return !atomic_exchange(&frame->taken, true);
+	return o.span && o.span->u && (sm_mover->shared || sm_frame_pull(o.span, o.page, f) == 0);
+}
+
 /* Never the program's view: a page that cannot be taken away is not there, or the kernel has it. */
 SM_NO_TSAN void
 sm_fault_purge(void)
@@ -462,11 +474,9 @@ sm_fault_purge(void)
 	if (!sm_engine.p.base)
 		return;
 	for (size_t f = 0; f < sm_engine.frames; f++) {
-		struct sm_owner o = sm_engine.owner[f];
 		unsigned char *frame = sm_engine.p.base + f * sm_engine.page_bytes;
 
-		if (o.kept || (o.span && o.span->u && (sm_mover->shared ||
-			sm_frame_pull(o.span, o.page, (uint32_t)f) == 0)))
+		if (is_in_place(&sm_engine.owner[f], (uint32_t)f))
 			sm_purge_wipe(frame, sm_engine.page_bytes);
 	}
 	sm_engine_wake(); /* who waited for the unlocking, too */

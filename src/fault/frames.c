@@ -204,19 +204,24 @@ sm_frame_keep(struct sm_span *s, size_t i, uint32_t f)
 	disown(f);
 	o->page = i;
 	o->nonce = s->page[i].nonce;
+	atomic_store(&o->taken, false);
 	atomic_store(&o->kept, s);
 	sm_engine.nkept++;
 	if (sm_purge_fence())
 		sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 }
 
+/* A purge may be wiping it for as long as it likes: then it stays where it is, and nobody's. */
 static void
 forgo(uint32_t f)
 {
+	bool purged = atomic_exchange(&sm_engine.owner[f].taken, true);
+
 	sm_wipe(sm_frame_at(f), sm_engine.page_bytes);
 	atomic_store(&sm_engine.owner[f].kept, NULL);
 	sm_engine.nkept--;
-	sm_frame_back(f);
+	if (!purged)
+		sm_frame_back(f);
 }
 
 bool
@@ -251,7 +256,7 @@ sm_frames_restore(bool show)
 
 		if (!s)
 			continue;
-		if (!show || !is_current(o)) {
+		if (!show || !is_current(o) || atomic_exchange(&o->taken, true)) {
 			forgo(f);
 			continue;
 		}

@@ -180,6 +180,7 @@ struct sm_engine {
 		bool bare; /* it is in `bare`: nothing of its own is in its place in P */
 		_Atomic bool stuffed; /* zeros lie in its place in P: see sm_frame_stuff */
 		_Atomic(struct sm_span *) kept; /* its page's: see sm_frame_keep; NULL: it is not */
+		_Atomic bool taken; /* kept only: by a purge that wipes it, or who puts it back */
 		uint8_t forks; /* that the page was back after, and has not been opened since */
 	} *owner; /* of each frame */
 	struct sm_span spans[SM_SPANS_MOST];
