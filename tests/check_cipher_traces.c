@@ -61,6 +61,23 @@ shares(const unsigned char *stack, size_t bytes, const void *what, size_t n)
 	return found;
 }
 
+/** doubles - likewise of pieces of 4 bytes, twice side by side, as vectors of ChaCha20 have them */
+static size_t
+doubles(const unsigned char *stack, size_t bytes, const void *what, size_t n)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i + 4 <= n; i += 4) {
+		unsigned char twice[8];
+
+		memcpy(twice, (const unsigned char *)what + i, 4);
+		memcpy(twice + 4, twice, 4);
+		if (!all_zero(twice, 8))
+			found += memmem(stack, bytes, twice, 8) != NULL;
+	}
+	return found;
+}
+
 enum { STACK = 256 * 1024 };
 static _Alignas(4096) unsigned char stack[STACK];
 
@@ -81,7 +98,7 @@ on_stage(struct stage *s, void *(*part)(void *), int bytes)
 }
 
 static void
-assert_no_trace(bool opens, size_t n, enum sm_traces traces)
+assert_no_trace(bool opens, size_t n, enum sm_traces traces, bool scrap)
 {
 	struct stage s = { .opens = opens, .m = message(n, 5) };
 	unsigned char subkey[32], nonce[16] = { 0 };
@@ -93,6 +110,7 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 	else
 		memcpy(work, clear, n);
 	s.m.traces = traces;
+	s.m.scrap = scrap;
 	crypto_core_hchacha20(subkey, nonce, secret, NULL);
 	t = on_stage(&s, play, 0);
 	ck_assert_msg(shares(s.vectors, sizeof(s.vectors), state, sizeof(state)) == 0,
@@ -101,6 +119,8 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 		"%s, text in a register, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, state, sizeof(state)) == 0,
 		"%s, key, %zu bytes", doing, n);
+	ck_assert_msg(doubles(stack, STACK, state, sizeof(state)) == 0,
+		"%s, words of the key, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, clear, n) == 0, "%s, text, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, subkey, 32) == 0, "%s, subkey, %zu bytes", doing, n);
 	for (size_t i = 0; i < n; i++) /* the key stream */
@@ -114,12 +134,13 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 
 START_TEST(seal_and_open_leave_no_trace_on_the_stack_or_in_registers)
 {
-	static const size_t sizes[] = { 16, 64, 200, 1000, 4096, 5000 };
+	static const size_t sizes[] = { 16, 64, 200, 512, 1000, 4096, 5000 };
 
 	for (size_t i = 0; use(aeads[_i]) && i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		for (enum sm_traces t = SM_TRACES_LENT; t <= SM_TRACES_OWN; t++) {
-			assert_no_trace(false, sizes[i], t);
-			assert_no_trace(true, sizes[i], t);
+			assert_no_trace(false, sizes[i], t, false);
+			assert_no_trace(true, sizes[i], t, false);
+			assert_no_trace(true, sizes[i], t, true);
 		}
 }
 END_TEST
