@@ -64,8 +64,9 @@ sm_wipe_vectors(void)
 #endif
 
 /* As sodium_stackzero, in a frame of its own right below its caller's: SM_GAP covers the few bytes
- * at its top. */
-void
+ * at its top. Never inline: the linker may do that too, and then what is dead would be a part of the
+ * caller's frame, above all that it called. */
+SM_NOINLINE void
 sm_wipe_traces_of(size_t bytes)
 {
 	unsigned char dead[bytes];
@@ -74,7 +75,7 @@ sm_wipe_traces_of(size_t bytes)
 	sm_wipe_vectors();
 }
 
-void
+SM_NOINLINE void
 sm_wipe_traces(void)
 {
 	sm_wipe_traces_of(SM_TRACE_BYTES);
