@@ -13,7 +13,7 @@ struct stage {
 	bool opens;
 	_Atomic bool done, leave;
 	struct sm_message m;
-	const unsigned char *frame;
+	const unsigned char *frame; /* of what ran there */
 	unsigned char vectors[512];
 };
 
@@ -38,6 +38,7 @@ play(void *arg)
 {
 	struct stage *s = arg;
 
+	s->frame = __builtin_frame_address(0);
 	if (s->opens)
 		(void)sm_cipher_open(state, &s->m);
 	else
@@ -142,6 +143,28 @@ START_TEST(seal_and_open_leave_no_trace_on_the_stack_or_in_registers)
 			assert_no_trace(true, sizes[i], t, false);
 			assert_no_trace(true, sizes[i], t, true);
 		}
+}
+END_TEST
+
+/* Expanding a key may have written anywhere below the caller: nothing of SM_TRACE_BYTES is left out
+ * but padding of the frames that are no longer dead when it is wiped. */
+START_TEST(what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on)
+{
+	static const size_t sizes[] = { 0, 32, 200, 4096, 5000 };
+	enum { PADDING = 48 };
+
+	for (size_t i = 0; use(aeads[_i]) && i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t n = sizes[i / 2];
+		struct stage s = { .opens = i % 2, .m = i % 2 ? seal_clear(n, 5) : message(n, 5) };
+		pthread_t t = on_stage(&s, play, 0x77);
+		size_t run = 0;
+
+		for (size_t k = 0; k < SM_TRACE_BYTES && run < PADDING; k++)
+			run = s.frame[-1 - (ptrdiff_t)k] == 0x77 ? run + 1 : 0;
+		ck_assert_msg(run < PADDING, "%s, %zu bytes", i % 2 ? "open" : "seal", n);
+		s.leave = true;
+		ck_assert_int_eq(pthread_join(t, NULL), 0);
+	}
 }
 END_TEST
 
@@ -276,6 +299,8 @@ main(void)
 	suite_add_tcase(s, tc);
 	if (!SANITIZED) {
 		tcase_add_loop_test(tc, seal_and_open_leave_no_trace_on_the_stack_or_in_registers, 0, AEADS);
+		tcase_add_loop_test(tc, what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on, 0,
+			AEADS);
 		tcase_add_loop_test(tc, what_is_wiped_by_lines_is_all_that_depends_on_key_or_text, 0, AEADS);
 		tcase_add_loop_test(tc, what_is_longer_or_bound_otherwise_or_forged_is_not_wiped_by_lines_alone,
 			0, AEADS);
