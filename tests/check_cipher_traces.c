@@ -15,6 +15,7 @@ struct stage {
 	struct sm_message m;
 	const unsigned char *frame; /* of what ran there */
 	unsigned char vectors[512];
+	uint64_t words[4];
 };
 
 #if defined(__x86_64__)
@@ -25,7 +26,20 @@ read_vectors(unsigned char seen[512])
 			 "movdqu %%xmm\\i,16*\\i(%0)\n\t"
 			 ".endr" ::"r"(seen) : "memory");
 }
+
+SM_INLINE void
+read_words(uint64_t seen[4])
+{
+	__asm__ volatile("mov %%r8,(%0)\n\tmov %%r9,8(%0)\n\tmov %%r10,16(%0)\n\t"
+			 "mov %%r11,24(%0)" ::"a"(seen) : "memory");
+}
 #else
+SM_INLINE void
+read_words(uint64_t seen[4])
+{
+	(void)seen;
+}
+
 static void
 read_vectors(unsigned char seen[512])
 {
@@ -43,6 +57,7 @@ play(void *arg)
 		(void)sm_cipher_open(state, &s->m);
 	else
 		sm_cipher_seal(state, &s->m);
+	read_words(s->words);
 	read_vectors(s->vectors);
 	s->done = true;
 	while (!s->leave)
@@ -143,6 +158,30 @@ START_TEST(seal_and_open_leave_no_trace_on_the_stack_or_in_registers)
 			assert_no_trace(true, sizes[i], t, false);
 			assert_no_trace(true, sizes[i], t, true);
 		}
+}
+END_TEST
+
+START_TEST(no_word_in_a_register_depends_on_the_key)
+{
+	static const size_t sizes[] = { 0, 32, 200, 5000 };
+	static unsigned char key[SM_KEY_BYTES];
+	uint64_t words[2][4];
+
+	for (size_t i = 0; use(aeads[_i]) && i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct stage s = { .m = message(sizes[i / 2], 5) };
+		pthread_t t;
+
+		s.m.traces = SM_TRACES_OWN;
+		fill(key, sizeof(key), 11 + (unsigned)i % 2);
+		sm_cipher_expand(state, key);
+		memset(work, 0, sizes[i / 2]);
+		t = on_stage(&s, play, 0);
+		memcpy(words[i % 2], s.words, sizeof(s.words));
+		s.leave = true;
+		ck_assert_int_eq(pthread_join(t, NULL), 0);
+		ck_assert_msg(i % 2 == 0 || memcmp(words[0], words[1], sizeof(words[0])) == 0,
+			"%zu bytes", sizes[i / 2]);
+	}
 }
 END_TEST
 
@@ -299,6 +338,7 @@ main(void)
 	suite_add_tcase(s, tc);
 	if (!SANITIZED) {
 		tcase_add_loop_test(tc, seal_and_open_leave_no_trace_on_the_stack_or_in_registers, 0, AEADS);
+		tcase_add_loop_test(tc, no_word_in_a_register_depends_on_the_key, 0, AEADS);
 		tcase_add_loop_test(tc, what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on, 0,
 			AEADS);
 		tcase_add_loop_test(tc, what_is_wiped_by_lines_is_all_that_depends_on_key_or_text, 0, AEADS);
