@@ -73,8 +73,8 @@ sm_wipe_vectors(void)
 #endif
 
 /* As sodium_stackzero, in a frame of its own right below its caller's: SM_GAP covers the few bytes
- * at its top. Never inline: the linker may do that too, and then what is dead would be a part of the
- * caller's frame, above all that it called. */
+ * at its top. Never inline: the linker may do that too, and then what is dead would be a part of
+ * the caller's frame, above all that it called. */
 SM_NOINLINE void
 sm_wipe_traces_of(size_t bytes)
 {
