@@ -13,8 +13,9 @@ struct stage {
 	bool opens;
 	_Atomic bool done, leave;
 	struct sm_message m;
-	const unsigned char *frame;
+	const unsigned char *frame; /* of what ran there */
 	unsigned char vectors[512];
+	uint64_t words[4];
 };
 
 #if defined(__x86_64__)
@@ -25,7 +26,20 @@ read_vectors(unsigned char seen[512])
 			 "movdqu %%xmm\\i,16*\\i(%0)\n\t"
 			 ".endr" ::"r"(seen) : "memory");
 }
+
+SM_INLINE void
+read_words(uint64_t seen[4])
+{
+	__asm__ volatile("mov %%r8,(%0)\n\tmov %%r9,8(%0)\n\tmov %%r10,16(%0)\n\t"
+			 "mov %%r11,24(%0)" ::"a"(seen) : "memory");
+}
 #else
+SM_INLINE void
+read_words(uint64_t seen[4])
+{
+	(void)seen;
+}
+
 static void
 read_vectors(unsigned char seen[512])
 {
@@ -38,10 +52,12 @@ play(void *arg)
 {
 	struct stage *s = arg;
 
+	s->frame = __builtin_frame_address(0);
 	if (s->opens)
 		(void)sm_cipher_open(state, &s->m);
 	else
 		sm_cipher_seal(state, &s->m);
+	read_words(s->words);
 	read_vectors(s->vectors);
 	s->done = true;
 	while (!s->leave)
@@ -58,6 +74,23 @@ shares(const unsigned char *stack, size_t bytes, const void *what, size_t n)
 	for (size_t i = 0; i + 8 <= n; i += 8)
 		if (!all_zero((const unsigned char *)what + i, 8))
 			found += memmem(stack, bytes, (const unsigned char *)what + i, 8) != NULL;
+	return found;
+}
+
+/** doubles - likewise of pieces of 4 bytes, twice side by side, as vectors of ChaCha20 have them */
+static size_t
+doubles(const unsigned char *stack, size_t bytes, const void *what, size_t n)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i + 4 <= n; i += 4) {
+		unsigned char twice[8];
+
+		memcpy(twice, (const unsigned char *)what + i, 4);
+		memcpy(twice + 4, twice, 4);
+		if (!all_zero(twice, 8))
+			found += memmem(stack, bytes, twice, 8) != NULL;
+	}
 	return found;
 }
 
@@ -81,7 +114,7 @@ on_stage(struct stage *s, void *(*part)(void *), int bytes)
 }
 
 static void
-assert_no_trace(bool opens, size_t n, enum sm_traces traces)
+assert_no_trace(bool opens, size_t n, enum sm_traces traces, bool scrap)
 {
 	struct stage s = { .opens = opens, .m = message(n, 5) };
 	unsigned char subkey[32], nonce[16] = { 0 };
@@ -93,6 +126,7 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 	else
 		memcpy(work, clear, n);
 	s.m.traces = traces;
+	s.m.scrap = scrap;
 	crypto_core_hchacha20(subkey, nonce, secret, NULL);
 	t = on_stage(&s, play, 0);
 	ck_assert_msg(shares(s.vectors, sizeof(s.vectors), state, sizeof(state)) == 0,
@@ -101,6 +135,8 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 		"%s, text in a register, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, state, sizeof(state)) == 0,
 		"%s, key, %zu bytes", doing, n);
+	ck_assert_msg(doubles(stack, STACK, state, sizeof(state)) == 0,
+		"%s, words of the key, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, clear, n) == 0, "%s, text, %zu bytes", doing, n);
 	ck_assert_msg(shares(stack, STACK, subkey, 32) == 0, "%s, subkey, %zu bytes", doing, n);
 	for (size_t i = 0; i < n; i++) /* the key stream */
@@ -114,13 +150,60 @@ assert_no_trace(bool opens, size_t n, enum sm_traces traces)
 
 START_TEST(seal_and_open_leave_no_trace_on_the_stack_or_in_registers)
 {
-	static const size_t sizes[] = { 16, 64, 200, 1000, 4096, 5000 };
+	static const size_t sizes[] = { 16, 64, 200, 512, 1000, 4096, 5000 };
 
 	for (size_t i = 0; use(aeads[_i]) && i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		for (enum sm_traces t = SM_TRACES_LENT; t <= SM_TRACES_OWN; t++) {
-			assert_no_trace(false, sizes[i], t);
-			assert_no_trace(true, sizes[i], t);
+			assert_no_trace(false, sizes[i], t, false);
+			assert_no_trace(true, sizes[i], t, false);
+			assert_no_trace(true, sizes[i], t, true);
 		}
+}
+END_TEST
+
+START_TEST(no_word_in_a_register_depends_on_the_key)
+{
+	static const size_t sizes[] = { 0, 32, 200, 5000 };
+	static unsigned char key[SM_KEY_BYTES];
+	uint64_t words[2][4];
+
+	for (size_t i = 0; use(aeads[_i]) && i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct stage s = { .m = message(sizes[i / 2], 5) };
+		pthread_t t;
+
+		s.m.traces = SM_TRACES_OWN;
+		fill(key, sizeof(key), 11 + (unsigned)i % 2);
+		sm_cipher_expand(state, key);
+		memset(work, 0, sizes[i / 2]);
+		t = on_stage(&s, play, 0);
+		memcpy(words[i % 2], s.words, sizeof(s.words));
+		s.leave = true;
+		ck_assert_int_eq(pthread_join(t, NULL), 0);
+		ck_assert_msg(i % 2 == 0 || memcmp(words[0], words[1], sizeof(words[0])) == 0,
+			"%zu bytes", sizes[i / 2]);
+	}
+}
+END_TEST
+
+/* Expanding a key may have written anywhere below the caller: nothing of SM_TRACE_BYTES is left out
+ * but padding of the frames that are no longer dead when it is wiped. */
+START_TEST(what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on)
+{
+	static const size_t sizes[] = { 0, 32, 200, 4096, 5000 };
+	enum { PADDING = 48 };
+
+	for (size_t i = 0; use(aeads[_i]) && i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t n = sizes[i / 2];
+		struct stage s = { .opens = i % 2, .m = i % 2 ? seal_clear(n, 5) : message(n, 5) };
+		pthread_t t = on_stage(&s, play, 0x77);
+		size_t run = 0;
+
+		for (size_t k = 0; k < SM_TRACE_BYTES && run < PADDING; k++)
+			run = s.frame[-1 - (ptrdiff_t)k] == 0x77 ? run + 1 : 0;
+		ck_assert_msg(run < PADDING, "%s, %zu bytes", i % 2 ? "open" : "seal", n);
+		s.leave = true;
+		ck_assert_int_eq(pthread_join(t, NULL), 0);
+	}
 }
 END_TEST
 
@@ -255,6 +338,9 @@ main(void)
 	suite_add_tcase(s, tc);
 	if (!SANITIZED) {
 		tcase_add_loop_test(tc, seal_and_open_leave_no_trace_on_the_stack_or_in_registers, 0, AEADS);
+		tcase_add_loop_test(tc, no_word_in_a_register_depends_on_the_key, 0, AEADS);
+		tcase_add_loop_test(tc, what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on, 0,
+			AEADS);
 		tcase_add_loop_test(tc, what_is_wiped_by_lines_is_all_that_depends_on_key_or_text, 0, AEADS);
 		tcase_add_loop_test(tc, what_is_longer_or_bound_otherwise_or_forged_is_not_wiped_by_lines_alone,
 			0, AEADS);

@@ -8,7 +8,7 @@
 #include "contract.h"
 #include "key/inside.h"
 
-enum { DEEP = 12288, WORD = 8 };
+enum { DEEP = 12288, WORD = 8, STARTS = 8 };
 
 static unsigned char expanded[SM_CIPHER_STATE_BYTES];
 
@@ -47,6 +47,19 @@ spill(void)
 	__asm__ volatile("" ::"r"(below) : "memory");
 }
 
+/* Frames are aligned, so that what lies between two of them depends on where the first begins. */
+static SM_NOINLINE int
+from(size_t lower, int (*call)(void *), void *p)
+{
+	unsigned char room[lower];
+	int e;
+
+	__asm__ volatile("" ::"r"(room) : "memory");
+	e = call(p);
+	__asm__ volatile("" ::"r"(room) : "memory");
+	return e;
+}
+
 static void
 leaves_no_word(unsigned cipher, size_t prekey, size_t size)
 {
@@ -59,9 +72,10 @@ leaves_no_word(unsigned cipher, size_t prekey, size_t size)
 		return;
 	p = secmalloc(size);
 	ck_assert_ptr_nonnull(p);
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < 2 * STARTS; i++) {
 		memset(expanded, 0, sizeof(expanded));
-		ck_assert_int_eq(i % 2 ? secmalloc_decrypt(p) : secmalloc_encrypt(p), 0);
+		ck_assert_int_eq(from(16 + i / 2 * 16, i % 2 ? secmalloc_decrypt : secmalloc_encrypt,
+			p), 0);
 		ck_assert(!all_zero(expanded, sizeof(expanded)));
 		ck_assert_msg(words_left() == 0, "cipher %u, prekey %zu, %s %zu bytes", cipher,
 			prekey, i % 2 ? "open" : "close", size);

@@ -54,7 +54,7 @@ sm_wipe(void *p, size_t n)
 #define SM_TRACE_BYTES 2048u
 void sm_wipe_traces(void);
 
-/** sm_wipe_vectors - the vector registers alone */
+/** sm_wipe_vectors - the registers alone: the vector ones, and on x86-64 r8 to r11 */
 void sm_wipe_vectors(void);
 
 /** sm_wipe_traces_of - the same, of so many bytes of stack */

@@ -127,7 +127,7 @@ open_scrap(const struct sm_aead *a, const void *state, const struct sm_raw *r)
 {
 	int e = deep_open(a, state, r, true);
 
-	sm_wipe_traces();
+	sm_wipe_traces_of(a->trace_bytes > SM_TRACE_BYTES ? a->trace_bytes : SM_TRACE_BYTES);
 	return e ? EBADMSG : 0;
 }
 
