@@ -380,7 +380,11 @@ START_TEST(threads_count_all_there_is_though_most_have_a_share_of_their_own)
 	ck_assert_uint_eq(sums.unseals, sums.seals);
 	ck_assert_uint_eq(sums.bytes_encrypted, sums.seals);
 	ck_assert_uint_eq(late, COUNTERS - (SM_SHARES - 1));
+	ck_assert_uint_eq(sm_count_sealed(&sums), sums.seals);
 	sm_count_veil(0, 0, -sums.bytes_encrypted - 1); /* as if read between the two */
+	sums = sm_count_shares();
+	ck_assert_uint_eq(sm_count_sealed(&sums), 0);
+	sm_count_veil(0, 0, -sums.bytes_encrypted);
 	ck_assert_uint_eq(sm_count_shares().bytes_encrypted, 0);
 	sm_count_reset();
 	sums = sm_count_shares();

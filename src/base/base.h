@@ -428,9 +428,17 @@ sm_count_veil(uint64_t seals, uint64_t unseals, uint64_t bytes)
 
 /** sm_count_shares - of all threads; while they open and close, of about now */
 struct sm_sums {
-	uint64_t seals, unseals, bytes_encrypted;
+	uint64_t seals, unseals;
+	uint64_t bytes_encrypted; /* below 0, if read between a seal and its opening elsewhere */
 };
 struct sm_sums sm_count_shares(void);
+
+/** sm_count_sealed - bytes that are closed, by these sums; not below 0 */
+static inline uint64_t
+sm_count_sealed(const struct sm_sums *s)
+{
+	return s->bytes_encrypted <= INT64_MAX ? s->bytes_encrypted : 0;
+}
 
 static inline void
 sm_count_add(_Atomic uint64_t *n, uint64_t by)

@@ -11,6 +11,7 @@ static void
 fill(struct secmalloc_stats *s)
 {
 	struct sm_sums sums = sm_count_shares();
+	uint64_t sealed = sm_count_sealed(&sums);
 	struct sm_tally t;
 
 	sm_heap_tally(&t);
@@ -20,7 +21,7 @@ fill(struct secmalloc_stats *s)
 	s->chunks = t.chunks;
 	s->chunks_encrypted = sm_count_closed(&sums);
 	s->bytes = t.bytes;
-	s->bytes_clear = s->bytes > sums.bytes_encrypted ? s->bytes - sums.bytes_encrypted : 0;
+	s->bytes_clear = s->bytes > sealed ? s->bytes - sealed : 0;
 	s->bytes_high_water = t.most;
 	s->seals = sums.seals;
 	s->unseals = sums.unseals;
