@@ -335,7 +335,7 @@ counted() {
 	while kill -0 "$pid" 2>/dev/null && seen=$(clear_of "$pid"); do
 		[ "${seen:-0}" -le "$most" ] || most=$seen
 		samples=$((samples + 1))
-		sleep 0.1
+		sleep 0.02
 	done
 	wait "$pid" || fail "$name at $set: $(head -n 3 "$work/got.err")"
 	if awk -v count="$(cat "$work/count")" -v limit="$(limit_of "$set")" -v most="$most" -v n="$samples" \
