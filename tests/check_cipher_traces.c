@@ -294,6 +294,26 @@ START_TEST(what_is_wiped_by_lines_is_all_that_depends_on_key_or_text)
 }
 END_TEST
 
+static int
+refuses(const void *key, const struct sm_raw *r, bool write)
+{
+	(void)key, (void)r, (void)write;
+	return -1;
+}
+
+START_TEST(a_purge_while_lines_are_learned_is_no_fault_and_nothing_is_learned)
+{
+	if (!sm_lines_known() || !use(&aes))
+		return;
+	aes.open = refuses; /* as where a handler has wiped the state */
+	sm_cipher_learn(state);
+	ck_assert(!lines.mark && !lines.seen[SEAL] && !lines.seen[OPEN]);
+	aes.open = real_aes->open;
+	sm_cipher_learn(state);
+	ck_assert(lines.seen[SEAL] && lines.seen[OPEN]);
+}
+END_TEST
+
 START_TEST(what_is_longer_or_bound_otherwise_or_forged_is_not_wiped_by_lines_alone)
 {
 	struct sm_message m = message(LEARNED_BYTES, 5);
@@ -342,6 +362,8 @@ main(void)
 		tcase_add_loop_test(tc, what_a_loan_may_have_left_is_wiped_from_the_callers_frame_on, 0,
 			AEADS);
 		tcase_add_loop_test(tc, what_is_wiped_by_lines_is_all_that_depends_on_key_or_text, 0, AEADS);
+		tcase_add_test(tc,
+			a_purge_while_lines_are_learned_is_no_fault_and_nothing_is_learned);
 		tcase_add_loop_test(tc, what_is_longer_or_bound_otherwise_or_forged_is_not_wiped_by_lines_alone,
 			0, AEADS);
 		tcase_add_loop_test(tc, no_cipher_reaches_deeper_than_what_is_wiped, 0, AEADS);

@@ -259,7 +259,6 @@ sm_uffd_self(void)
 	return (int)syscall(SYS_gettid);
 }
 
-
 int
 sm_uffd_teller(void)
 {
